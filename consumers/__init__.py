@@ -1,0 +1,1 @@
+"""The consumers turn raw deliveries into the shared Avro VerificationEvent."""

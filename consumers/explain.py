@@ -1,0 +1,61 @@
+"""How a body maps, without Kafka: the events it becomes, or why it becomes none."""
+
+import msgspec
+
+from consumers.codec import encoder, single_object_prefix
+from consumers.event import VerificationEvent
+from consumers.fate import Fate, Fates
+from consumers.identity import Keys
+from consumers.normalizers import NORMALIZERS
+from consumers.records import Record
+from gateway.delivery import Provenance, raw_topic
+from gateway.process import ConfigurationError
+
+
+def fate_of(
+    provider: str, body: bytes, keys: Keys, *, endpoint: str, received_at: int, scheme: str = ""
+) -> Fate:
+    """Decide the fate of a body as if it had been the first raw record of its topic.
+
+    `received_at` is in milliseconds since the epoch. The body counts as signed: nothing here
+    verifies it. Raises ConfigurationError for a provider there is no normalizer for.
+    """
+    if provider not in NORMALIZERS:
+        known = ", ".join(sorted(NORMALIZERS))
+        raise ConfigurationError(f"there is no normalizer for {provider}; there are {known}")
+    provenance = Provenance(
+        endpoint=endpoint,
+        provider=provider,
+        received_at=received_at,
+        delivery_id="0" * 32,
+        authenticity="signed",
+        scheme=scheme,
+        key_id="default",
+        environment="sandbox",
+    )
+    record = Record(
+        topic=raw_topic(provider),
+        partition=0,
+        offset=0,
+        timestamp=received_at,
+        key=None,
+        value=body,
+        headers=[*provenance.to_headers()],
+    )
+    encode = encoder(single_object_prefix())
+    return Fates(provider, NORMALIZERS[provider], encode, keys).decide(record)
+
+
+def explained(event: VerificationEvent) -> list[tuple[str, str]]:
+    """Give what an event says, field by field; fields that say nothing are left out."""
+    defaults = {
+        field.name: field.default
+        for field in msgspec.structs.fields(VerificationEvent)
+        if field.default is not msgspec.NODEFAULT
+    }
+    said = msgspec.structs.asdict(event)
+    return [
+        (name, ", ".join(map(str, value)) if isinstance(value, tuple) else str(value))
+        for name, value in said.items()
+        if value not in ((), {}, None) and defaults.get(name, msgspec.UNSET) != value
+    ]

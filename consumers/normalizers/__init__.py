@@ -1,0 +1,36 @@
+"""The normalizer table: one module per provider, each a pure function of the raw bytes.
+
+A normalizer module owns what a provider's words mean: narrow Structs of the fields it reads,
+tables from their vocabulary to ours, and `normalize`. It never sees Kafka, a clock or a key.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from consumers.event import Ignored, Statement
+from consumers.failures import Failure
+from consumers.normalizers import pawapass, veriff
+from gateway.delivery import Provenance
+
+Normalized = Sequence[Statement | Failure] | Ignored
+"""One entry per item of the delivery, in order: what it says, or why it cannot be read."""
+
+
+class Normalizer(Protocol):
+    """What the table asks of a provider's module."""
+
+    REVISION: int
+    """Raised whenever the same payload gives a different event."""
+
+    NATIVE_TYPES: frozenset[str]
+    """Every native type the mapping knows: the only ones that become metric labels."""
+
+    def normalize(self, body: bytes, provenance: Provenance) -> Normalized:
+        """Say what a raw body means. Raises Failure, or a msgspec error, if it cannot be read."""
+        ...
+
+
+NORMALIZERS: Mapping[str, Normalizer] = {
+    "pawapass": pawapass,
+    "veriff": veriff,
+}

@@ -1,0 +1,105 @@
+"""Normalized events as a person reads them, from the output topic; no group, nothing committed."""
+
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+
+import msgspec
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaException, TopicPartition
+
+from consumers.codec import FramingError, decode
+from consumers.event import VerificationEvent
+from gateway.process import ConfigurationError
+
+COLUMNS = (
+    "occurred",
+    "provider",
+    "native type",
+    "category",
+    "status",
+    "outcome",
+    "final",
+    "reasons",
+    "process",
+    "subject",
+)
+_WIDTHS = (19, 9, 24, 21, 14, 12, 5, 24, 36, 22)
+_METADATA_SECONDS = 10.0
+
+
+def table_row(event: VerificationEvent) -> list[str]:
+    """Give the cells of one event, one for each of COLUMNS."""
+    occurred = datetime.fromtimestamp(event.occurred_at / 1000, UTC)
+    return [
+        f"{occurred:%Y-%m-%d %H:%M:%S}",
+        event.provider,
+        event.native_type,
+        event.category,
+        event.status,
+        event.outcome,
+        "final" if event.is_final else "",
+        ",".join(event.reason_codes),
+        event.process_ref or "",
+        event.subject_ref or "",
+    ]
+
+
+def table_line(cells: tuple[str, ...] | list[str]) -> str:
+    """Lay one row out in columns; a long cell is not cut, so nothing is hidden."""
+    return "  ".join(cell.ljust(width) for cell, width in zip(cells, _WIDTHS, strict=True)).rstrip()
+
+
+def json_line(event: VerificationEvent) -> str:
+    """Give one event as a JSON object with the schema's field names."""
+    return msgspec.json.encode(event).decode()
+
+
+def events(
+    config: Mapping[str, str],
+    topic: str,
+    *,
+    from_beginning: bool,
+    stopping: Callable[[], bool],
+) -> Iterator[VerificationEvent | None]:
+    """Yield events as they come; None whenever nothing came for a moment.
+
+    A value that is not one of our events is passed over. Raises ConfigurationError if the
+    cluster does not answer or has no such topic.
+    """
+    consumer = Consumer(
+        {
+            "log_level": "0",
+            **config,
+            "group.id": f"verihook-tail-{uuid.uuid4().hex}",
+            "enable.auto.commit": False,
+        }
+    )
+    try:
+        try:
+            known = consumer.list_topics(topic, timeout=_METADATA_SECONDS).topics[topic]
+        except KafkaException as error:
+            raise ConfigurationError(
+                f"Kafka does not answer at {config['bootstrap.servers']}"
+            ) from error
+        if known.error is not None or not known.partitions:
+            raise ConfigurationError(
+                f"there is no topic {topic}; is TOPIC_PREFIX right? (`make run` uses demo.)"
+            )
+        start = OFFSET_BEGINNING if from_beginning else OFFSET_END
+        consumer.assign([TopicPartition(topic, number, start) for number in known.partitions])
+        while not stopping():
+            found = False
+            for message in consumer.consume(500, 0.2):
+                value = message.value()
+                if message.error() is not None or value is None:
+                    continue
+                try:
+                    event = decode(value)
+                except (FramingError, ValueError, EOFError, msgspec.ValidationError):
+                    continue
+                found = True
+                yield event
+            if not found:
+                yield None
+    finally:
+        consumer.close()

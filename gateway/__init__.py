@@ -1,0 +1,1 @@
+"""The gateway proves who sent a delivery and stores its untouched bytes in Kafka."""

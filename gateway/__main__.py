@@ -1,0 +1,121 @@
+"""python -m gateway serve | send | check."""
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gateway.endpoints import load_endpoints
+from gateway.kafka import redacted
+from gateway.process import (
+    EXIT_FAILED,
+    EXIT_MISUSED,
+    ConfigurationError,
+    read_secret_file,
+    start_logging,
+)
+from gateway.providers import PROVIDERS
+from gateway.send import fixture, post, signed
+from gateway.serve import serve as serve_one
+from gateway.serve import serve_several, worker
+from gateway.settings import load_settings
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Verifies webhooks and stores their bytes in Kafka. See also: python -m consumers, "
+    "python -m deploy.",
+)
+
+
+@app.command()
+def serve(
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Processes on one port.")] = 1,
+    worker_index: Annotated[int, typer.Option("--worker", hidden=True)] = 0,
+) -> None:
+    """Serve webhooks until SIGTERM, then finish what is under way and exit 0."""
+    settings = load_settings(os.environ)
+    start_logging(settings.log_level)
+    if workers > 1:
+        load_endpoints(os.environ)
+        raise typer.Exit(serve_several(settings, workers))
+    if worker_index:
+        settings = worker(settings, worker_index)
+    asyncio.run(serve_one(settings, os.environ, shares_port=worker_index > 0))
+
+
+@app.command()
+def send(
+    provider: Annotated[str, typer.Argument(help="One of the registered providers.")],
+    what: Annotated[str, typer.Argument(help="The name of a fixture, or a FILE with a body.")],
+    url: Annotated[
+        str, typer.Option(help="Where to, path token included.", envvar="GATEWAY_URL")
+    ] = "",
+    secret_file: Annotated[
+        Path | None, typer.Option(help="File with the secret; else <PROVIDER>_SECRET.")
+    ] = None,
+) -> None:
+    """Sign a fixture (or a file) afresh and send it to a running gateway."""
+    if provider not in PROVIDERS:
+        raise ConfigurationError(f"there is no provider {provider}; there are {_names()}")
+    variable = f"{provider.upper()}_SECRET"
+    if secret_file is not None:
+        secret = read_secret_file(secret_file, "--secret-file")
+    elif os.environ.get(variable):
+        secret = os.environ[variable]
+    else:
+        raise ConfigurationError(
+            f"there is no secret to sign with: set {variable} or give --secret-file"
+        )
+    headers, body = {"content-type": "application/json"}, b""
+    if Path(what).is_file():
+        body = Path(what).read_bytes()
+    else:
+        found = fixture(provider, what)
+        headers, body = found.headers, found.body
+    headers, body = signed(provider, secret, headers, body)
+    target = (
+        url or f"http://{os.environ.get('GATEWAY_LISTEN', '127.0.0.1:8080')}/webhooks/{provider}"
+    )
+    answer = post(target, headers, body)
+    typer.echo(f"{answer.status} {answer.text}")
+    if answer.status != 200:
+        raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
+def check() -> None:
+    """Check the configuration and show it, secrets redacted; Kafka is not asked."""
+    settings = load_settings(os.environ)
+    endpoints = load_endpoints(os.environ)
+    typer.echo(f"webhooks on {settings.listen}, metrics and health on {settings.admin_listen}")
+    typer.echo(f"topics with the prefix {settings.topic_prefix!r}")
+    for key, value in sorted(redacted(settings.kafka).items()):
+        typer.echo(f"kafka {key} = {value}")
+    for endpoint in endpoints.by_name.values():
+        token = "/<path token>" if endpoint.path_token is not None else ""
+        typer.echo(
+            f"endpoint /webhooks/{endpoint.name}{token}: {endpoint.provider.title}, "
+            f"{endpoint.environment}, secrets {', '.join(endpoint.scheme.key_ids)}"
+        )
+
+
+def _names() -> str:
+    return ", ".join(sorted(PROVIDERS))
+
+
+def main() -> None:
+    """Run; a configuration that cannot be used is one sentence and exit code 2."""
+    try:
+        app()
+    except ConfigurationError as error:
+        typer.echo(f"gateway: {error}", err=True)
+        sys.exit(EXIT_MISUSED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,254 @@
+"""The endpoints and their secrets: the default set-up, the endpoints file, reload on change."""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from gateway.process import ConfigurationError, checked_secret, read_secret_file
+from gateway.providers import PROVIDERS, Provider
+from gateway.receive import Endpoint
+from gateway.signatures import Secret
+
+Environment = Literal["production", "sandbox"]
+
+_KEY_ID = re.compile(r"[a-z0-9-]{1,32}", re.ASCII)
+_ENDPOINT_NAME = re.compile(r"[a-z0-9-]{1,64}", re.ASCII)
+# 128 bits or more: 22 characters of base64url, or 32 hex digits
+_PATH_TOKEN = re.compile(r"[A-Za-z0-9_-]{22,256}", re.ASCII)
+
+
+class Endpoints(msgspec.Struct, frozen=True):
+    """Every configured endpoint by name, and the files it was read from."""
+
+    by_name: Mapping[str, Endpoint]
+    files: tuple[Path, ...]
+
+    def changed_since(self, seen: Mapping[Path, float]) -> bool:
+        """Tell whether a file was written (or vanished) since `modified` looked."""
+        return self.modified() != dict(seen)
+
+    def modified(self) -> dict[Path, float]:
+        """Give each file's time of modification, 0 for one that is not there."""
+        times: dict[Path, float] = {}
+        for path in self.files:
+            try:
+                times[path] = path.stat().st_mtime
+            except OSError:
+                times[path] = 0.0
+        return times
+
+
+class _SecretEntry(msgspec.Struct, forbid_unknown_fields=True):
+    id: str
+    value: str | None = None
+    file: str | None = None
+    client: str | None = None
+
+
+class _EndpointEntry(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    provider: str
+    environment: Environment
+    secrets: list[_SecretEntry] = []
+    secrets_file: str | None = None
+    path_token: str | None = None
+    path_token_file: str | None = None
+    options: dict[str, Any] = {}
+
+
+def load_endpoints(environ: Mapping[str, str]) -> Endpoints:
+    """Read the endpoints: GATEWAY_ENDPOINTS if set, else one per provider whose secret is set.
+
+    Raises ConfigurationError with one sentence for anything that cannot be used.
+    """
+    files: list[Path] = []
+    if environ.get("GATEWAY_ENDPOINTS"):
+        endpoints = _from_file(Path(environ["GATEWAY_ENDPOINTS"]), files)
+    else:
+        endpoints = _from_environment(environ, files)
+    if not endpoints:
+        wanted = ", ".join(f"{name.upper()}_SECRET" for name in PROVIDERS)
+        raise ConfigurationError(
+            f"no endpoint is configured: set one of {wanted}, or GATEWAY_ENDPOINTS to a file"
+        )
+    by_name: dict[str, Endpoint] = {}
+    for endpoint in endpoints:
+        if endpoint.name in by_name:
+            raise ConfigurationError(f"two endpoints are named {endpoint.name}; names are unique")
+        by_name[endpoint.name] = endpoint
+    return Endpoints(by_name, tuple(files))
+
+
+def _from_environment(environ: Mapping[str, str], files: list[Path]) -> list[Endpoint]:
+    endpoints: list[Endpoint] = []
+    for provider in PROVIDERS.values():
+        prefix = provider.name.upper()
+        secrets = _environment_secrets(environ, prefix, files)
+        if secrets is None:
+            continue
+        environment = environ.get(f"{prefix}_ENVIRONMENT", "production")
+        token = environ.get(f"{prefix}_PATH_TOKEN")
+        endpoints.append(
+            _endpoint(provider.name, provider, secrets, environment, token, {}, prefix)
+        )
+    return endpoints
+
+
+def _environment_secrets(
+    environ: Mapping[str, str], prefix: str, files: list[Path]
+) -> list[Secret] | None:
+    names = [f"{prefix}_SECRET", f"{prefix}_SECRET_FILE", f"{prefix}_SECRETS_FILE"]
+    given = [name for name in names if name in environ]
+    if not given:
+        return None
+    if len(given) > 1:
+        raise ConfigurationError(f"{' and '.join(given)} are both set; set one of them")
+    name = given[0]
+    if name.endswith("_SECRET"):
+        return [Secret(id="default", value=checked_secret(environ[name], name))]
+    path = Path(environ[name])
+    files.append(path)
+    if name.endswith("_SECRET_FILE"):
+        value = checked_secret(read_secret_file(path, name), f"the secret in {path} ({name})")
+        return [Secret(id="default", value=value)]
+    return _secrets_file(path, name, files)
+
+
+def _secrets_file(path: Path, variable: str, files: list[Path]) -> list[Secret]:
+    tables = _toml(path, variable)
+    _known_keys(tables, ("secret",), str(path))
+    entries = _converted(tables.get("secret", []), list[_SecretEntry], _SecretEntry, str(path))
+    return _secrets(entries, str(path), files)
+
+
+def _from_file(path: Path, files: list[Path]) -> list[Endpoint]:
+    files.append(path)
+    where = f"GATEWAY_ENDPOINTS ({path})"
+    tables = _toml(path, "GATEWAY_ENDPOINTS")
+    _known_keys(tables, ("endpoint",), where)
+    endpoints: list[Endpoint] = []
+    entries = _converted(tables.get("endpoint", []), list[_EndpointEntry], _EndpointEntry, where)
+    for entry in entries:
+        here = f"endpoint {entry.name!r} in {path}"
+        provider = PROVIDERS.get(entry.provider)
+        if provider is None:
+            known = _did_you_mean(entry.provider, list(PROVIDERS))
+            raise ConfigurationError(f"{here}: there is no provider {entry.provider!r}{known}")
+        if entry.secrets_file is not None and entry.secrets:
+            raise ConfigurationError(f"{here}: give secrets or secrets_file, not both")
+        if entry.secrets_file is not None:
+            files.append(Path(entry.secrets_file))
+            secrets = _secrets_file(Path(entry.secrets_file), f"{here}: secrets_file", files)
+        else:
+            secrets = _secrets(entry.secrets, here, files)
+        token = entry.path_token
+        if entry.path_token_file is not None:
+            files.append(Path(entry.path_token_file))
+            token = read_secret_file(entry.path_token_file, f"{here}: path_token_file")
+        endpoints.append(
+            _endpoint(entry.name, provider, secrets, entry.environment, token, entry.options, here)
+        )
+    return endpoints
+
+
+def _endpoint(
+    name: str,
+    provider: Provider,
+    secrets: Sequence[Secret],
+    environment: str,
+    path_token: str | None,
+    options: Mapping[str, Any],
+    where: str,
+) -> Endpoint:
+    if not _ENDPOINT_NAME.fullmatch(name):
+        raise ConfigurationError(
+            f"{where}: a name is 1 to 64 of a-z, 0-9 and -; it becomes a path and a metric label"
+        )
+    if environment not in {"production", "sandbox"}:
+        raise ConfigurationError(
+            f"{where}: the environment is {environment!r}; it should be production or sandbox"
+        )
+    if path_token is not None and not _PATH_TOKEN.fullmatch(path_token):
+        raise ConfigurationError(
+            f"{where}: a path token is 22 to 256 of A-Z, a-z, 0-9, - and _ (128 bits or more)"
+        )
+    if path_token is None and provider.needs_path_token:
+        raise ConfigurationError(
+            f"{where}: {provider.title} needs a path token, because its signature does not say "
+            "for whom a delivery is"
+        )
+    _known_keys(options, provider.options, f"{where}: options")
+    with_client = sum(secret.client is not None for secret in secrets)
+    if with_client not in {0, len(secrets)}:
+        raise ConfigurationError(
+            f"{where}: either every secret names a client or none does; name the missing ones"
+        )
+    return Endpoint(
+        name=name,
+        provider=provider,
+        scheme=provider.scheme(secrets, options),
+        environment=environment,
+        path_token=path_token.encode() if path_token is not None else None,
+    )
+
+
+def _secrets(entries: Sequence[_SecretEntry], where: str, files: list[Path]) -> list[Secret]:
+    if not entries:
+        raise ConfigurationError(f"{where} holds no secret; give at least one [[secret]]")
+    secrets: list[Secret] = []
+    for entry in entries:
+        here = f"secret {entry.id!r} in {where}"
+        if not _KEY_ID.fullmatch(entry.id):
+            raise ConfigurationError(f"{here}: an id is 1 to 32 of a-z, 0-9 and -")
+        if entry.id in {secret.id for secret in secrets}:
+            raise ConfigurationError(f"{here} stands there twice; ids are unique")
+        if (entry.value is None) == (entry.file is None):
+            raise ConfigurationError(f"{here}: give either a value or a file")
+        if entry.client == "":
+            raise ConfigurationError(f"{here}: the client is empty; leave it out or name it")
+        value = entry.value
+        if entry.file is not None:
+            files.append(Path(entry.file))
+            value = read_secret_file(entry.file, here)
+        secrets.append(
+            Secret(id=entry.id, value=checked_secret(value or "", here), client=entry.client)
+        )
+    return secrets
+
+
+def _toml(path: Path, variable: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(read_secret_file(path, variable))
+    except tomllib.TOMLDecodeError as error:
+        # The error quotes a position, not the text around it.
+        raise ConfigurationError(f"{path} is not TOML: {error}") from error
+
+
+def _converted(value: Any, kind: Any, entry: type[msgspec.Struct], where: str) -> Any:
+    if isinstance(value, list):
+        for item in value:
+            if isinstance(item, dict):
+                _known_keys(item, entry.__struct_fields__, where)
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(f"{where}: {error}") from error
+
+
+def _known_keys(table: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+    for key in table:
+        if key not in known:
+            meant = _did_you_mean(key, list(known))
+            raise ConfigurationError(f"{where}: {key!r} is no key here{meant}")
+
+
+def _did_you_mean(word: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; there are {', '.join(known)}" if known else "; there are none"

@@ -1,0 +1,167 @@
+"""KAFKA_* variables become librdkafka keys; topics are checked before anything rests on them.
+
+What we promise is not for these variables to change.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+
+import msgspec
+from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka.admin import AdminClient, ConfigResource, ConfigSource, ResourceType
+
+from gateway.process import ConfigurationError, read_secret_file
+
+OURS = frozenset(
+    {
+        "acks",
+        "enable.idempotence",
+        "enable.auto.commit",
+        "enable.auto.offset.store",
+        "isolation.level",
+    }
+)
+"""Keys that carry a promise (200 means Kafka has it; nothing is committed early)."""
+
+# A Kubernetes Service named `kafka` injects KAFKA_PORT, KAFKA_SERVICE_HOST,
+# KAFKA_PORT_9092_TCP_ADDR and their like into every pod; none of them is meant for us.
+_INJECTED = re.compile(r"_PORT$|_SERVICE_HOST$|_PORT_|_SERVICE_PORT")
+_TOPIC_PREFIX = re.compile(r"[A-Za-z0-9._-]{0,100}", re.ASCII)
+_NO_SUCH_KEY = re.compile(r'No such configuration property: "([^"]+)"')
+_SECRET = re.compile(r"password|secret|\.pem$|oauthbearer\.config")
+
+
+def client_config(environ: Mapping[str, str]) -> dict[str, str]:
+    """Read every KAFKA_<KEY> variable as a librdkafka key, underscores as dots.
+
+    `KAFKA_<KEY>_FILE` reads the value from a file, losing one trailing newline (librdkafka has
+    no key that ends so). Raises ConfigurationError for a key librdkafka does not
+    know, one that is ours, or a missing KAFKA_BOOTSTRAP_SERVERS.
+    """
+    config: dict[str, str] = {}
+    variables: dict[str, str] = {}
+    for name, value in environ.items():
+        if not name.startswith("KAFKA_") or _INJECTED.search(name):
+            continue
+        from_file = name.endswith("_FILE")
+        key = _key(name.removesuffix("_FILE"))
+        if key in OURS:
+            raise ConfigurationError(
+                f"{name} cannot be set: {key} carries one of Verihook's promises; unset it"
+            )
+        config[key] = read_secret_file(value, name) if from_file else value
+        variables[key] = name
+    unknown = _unknown_key(config)
+    if unknown is not None:
+        raise ConfigurationError(
+            f"{variables[unknown]} names no librdkafka setting ({unknown}); check the spelling, "
+            "or rename the variable if it is not meant for Verihook"
+        )
+    if not config.get("bootstrap.servers"):
+        raise ConfigurationError(
+            "KAFKA_BOOTSTRAP_SERVERS is not set: give host:port of one or more Kafka brokers"
+        )
+    return config
+
+
+def _key(variable: str) -> str:
+    return variable.removeprefix("KAFKA_").lower().replace("_", ".")
+
+
+def _unknown_key(config: Mapping[str, str]) -> str | None:
+    """Ask librdkafka itself; a wrong value is judged later, by the client that gets it."""
+    try:
+        Producer({**config, "bootstrap.servers": "", "log_level": "0"})
+    except KafkaException as error:
+        found = _NO_SUCH_KEY.search(str(error))
+        return found.group(1) if found else None
+    return None
+
+
+def redacted(config: Mapping[str, str]) -> dict[str, str]:
+    """Give a configuration as it may be shown: secrets replaced."""
+    return {key: "[set]" if _SECRET.search(key) else value for key, value in config.items()}
+
+
+def topic_prefix(environ: Mapping[str, str]) -> str:
+    """Read TOPIC_PREFIX, which stands before every topic, group and transactional id."""
+    prefix = environ.get("TOPIC_PREFIX", "")
+    if not _TOPIC_PREFIX.fullmatch(prefix):
+        raise ConfigurationError(
+            f"TOPIC_PREFIX is {prefix!r}; it should hold only letters, digits, dot, _ and -"
+        )
+    return prefix
+
+
+class TopicNeeds(msgspec.Struct, frozen=True, kw_only=True):
+    """What a topic must grant before anything rests on it."""
+
+    max_message_bytes: int
+    min_insync_replicas: int
+    log_append_time: bool = False
+
+
+class ClusterUnreachable(Exception):  # noqa: N818 - a state that passes, not an error
+    """The cluster did not answer; nothing is known about its topics."""
+
+
+def topic_problem(
+    config: Mapping[str, str], needs: Mapping[str, TopicNeeds], timeout: float = 10.0
+) -> str | None:
+    """Give one sentence about the first topic that does not grant what it must, else None.
+
+    Raises ClusterUnreachable if the cluster does not answer in `timeout` seconds.
+    """
+    admin = AdminClient({**config, "log_level": "0"})
+    resources = [ConfigResource(ResourceType.TOPIC, topic) for topic in needs]
+    answers = admin.describe_configs(resources, request_timeout=timeout)
+    for resource, answer in answers.items():
+        try:
+            entries = answer.result(timeout + 1.0)
+        except KafkaException as error:
+            code = error.args[0].code()
+            if code == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                return (
+                    f"the topic {resource.name} does not exist; create it with "
+                    "`python -m deploy topics apply`"
+                )
+            if code in _MAY_NOT:
+                return (
+                    f"this client may not describe the configuration of {resource.name}; grant "
+                    "it DescribeConfigs on the topic"
+                )
+            raise ClusterUnreachable(error.args[0].str()) from error
+        except TimeoutError as error:
+            raise ClusterUnreachable("no answer in time") from error
+        problem = _problem(resource.name, needs[resource.name], entries)
+        if problem is not None:
+            return f"{problem}; mend it with `python -m deploy topics apply`"
+    return None
+
+
+_MAY_NOT: Sequence[int] = (
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+)
+
+
+def _problem(topic: str, needs: TopicNeeds, entries: Mapping[str, object]) -> str | None:
+    largest = int(getattr(entries["max.message.bytes"], "value", 0))
+    if largest < needs.max_message_bytes:
+        return (
+            f"{topic} has max.message.bytes={largest}, under the {needs.max_message_bytes} that "
+            "the largest delivery can need"
+        )
+    copies = entries["min.insync.replicas"]
+    explicit = getattr(copies, "source", None) == ConfigSource.DYNAMIC_TOPIC_CONFIG.value
+    held = int(getattr(copies, "value", 0))
+    if not explicit or held < needs.min_insync_replicas:
+        how = "" if explicit else ", and only as the broker's default"
+        return (
+            f"{topic} has min.insync.replicas={held}{how}; it must be set on the topic to at "
+            f"least {needs.min_insync_replicas}"
+        )
+    kind = getattr(entries["message.timestamp.type"], "value", "")
+    if needs.log_append_time and kind != "LogAppendTime":
+        return f"{topic} has message.timestamp.type={kind}; lag in seconds needs LogAppendTime"
+    return None

@@ -1,0 +1,238 @@
+"""What every process needs: logs, secret files, the admin address, signals, exit codes."""
+
+import ctypes
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+_PR_SET_PDEATHSIG = 1
+
+EXIT_FAILED = 1
+EXIT_MISUSED = 2
+
+LEAST_SECRET_BYTES = 16
+"""HMAC works with any key, the empty one included: then anyone could sign."""
+
+
+class ConfigurationError(Exception):
+    """The configuration cannot be used; the text is one sentence that says what to change."""
+
+
+class Address(msgspec.Struct, frozen=True):
+    """A host and port to listen on."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str, variable: str) -> "Address":
+        """Read host:port, [ipv6]:port or :port. Raises ConfigurationError naming the variable."""
+        host, colon, port = text.rpartition(":")
+        if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+            raise ConfigurationError(
+                f"{variable} is {text!r}; it should be host:port, for example 127.0.0.1:8080"
+            )
+        return cls(host.strip("[]") or "0.0.0.0", int(port))
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+def read_secret_file(path: str | Path, variable: str) -> str:
+    """Read a secret from a file, losing exactly one trailing newline."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ConfigurationError(f"{variable} names {path}, which cannot be read: {reason}") from (
+            error
+        )
+    return text.removesuffix("\n").removesuffix("\r")
+
+
+def checked_secret(value: str, name: str) -> bytes:
+    """Give a secret's bytes; refuse one that is empty or too short, never showing it."""
+    secret = value.encode()
+    if len(secret) < LEAST_SECRET_BYTES:
+        held = "set but empty" if not secret else f"only {len(secret)} bytes long"
+        raise ConfigurationError(
+            f"{name} is {held}; a secret needs at least {LEAST_SECRET_BYTES} bytes"
+        )
+    return secret
+
+
+def start_logging(level: str = "info") -> None:
+    """Log to stderr: JSON lines, or a human form on a terminal. No payload ever stands in a log."""
+    on_terminal = sys.stderr.isatty()
+    processors: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    if on_terminal:
+        processors.append(structlog.dev.ConsoleRenderer())
+    else:
+        processors.append(structlog.processors.JSONRenderer(serializer=_json))
+    structlog.configure(
+        processors=processors,
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.getLevelNamesMapping().get(level.upper(), logging.INFO)
+        ),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+def _json(value: Any, **_: Any) -> str:
+    return msgspec.json.encode(value, enc_hook=str).decode()
+
+
+class Sparing:
+    """Lets one log line of a kind through per interval and counts the ones held back."""
+
+    def __init__(self, interval_seconds: float = 10.0) -> None:
+        self._interval = interval_seconds
+        self._last: dict[str, float] = {}
+        self._held: dict[str, int] = {}
+
+    def admit(self, kind: str, now: float) -> int | None:
+        """Give how many lines of this kind were held back since the last, or None to hold back."""
+        last = self._last.get(kind)
+        if last is not None and now - last < self._interval:
+            self._held[kind] = self._held.get(kind, 0) + 1
+            return None
+        self._last[kind] = now
+        return self._held.pop(kind, 0)
+
+
+class Readiness:
+    """Named conditions of readiness; a process is ready when every one of them holds."""
+
+    def __init__(self, *conditions: str) -> None:
+        self._state = dict.fromkeys(conditions, "not yet")
+
+    def set(self, condition: str, problem: str | None = None) -> None:
+        """Say that a condition holds (no problem) or what is wrong with it."""
+        self._state[condition] = problem or ""
+
+    def problems(self) -> dict[str, str]:
+        """Give each condition that does not hold, with what is wrong."""
+        return {name: problem for name, problem in self._state.items() if problem}
+
+
+class Admin:
+    """The admin address of one process: /metrics, /livez, /readyz; its own thread.
+
+    /livez never looks at Kafka: a restart does not mend a broker. /readyz?verbose names what
+    is not ready. `actions` are further POST paths, each answering with one line of text.
+    """
+
+    def __init__(self, address: Address, registry: CollectorRegistry, readiness: Readiness) -> None:
+        handler = _handler(registry, readiness)
+        try:
+            self._server = _AdminServer((address.host, address.port), handler)
+        except OSError as error:
+            raise ConfigurationError(
+                f"cannot listen on {address} for metrics and health: {error.strerror}; "
+                "choose a free port"
+            ) from error
+        self.address = Address(address.host, self._server.server_address[1])
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, name="admin", daemon=True
+        )
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop answering; the last thing a process does."""
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class _AdminServer(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 16
+
+    def server_bind(self) -> None:
+        # The base class asks the resolver for the host's name here, which can hang for seconds.
+        self.socket.bind(self.server_address)
+        self.server_address = self.socket.getsockname()
+        self.server_name = str(self.server_address[0])
+        self.server_port = self.server_address[1]
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A scraper that went away is no event of ours."""
+
+
+def _handler(registry: CollectorRegistry, readiness: Readiness) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        server_version = "verihook"
+        sys_version = ""
+        timeout = 10
+
+        def do_GET(self) -> None:
+            path, _, query = self.path.partition("?")
+            match path:
+                case "/metrics":
+                    encode, content_type = choose_encoder(self.headers.get("Accept", ""))
+                    self._answer(200, encode(registry), content_type)
+                case "/livez" | "/ping":
+                    self._answer(200, b"live\n")
+                case "/readyz" | "/ready":
+                    problems = readiness.problems()
+                    text = "ready\n" if not problems else "not ready\n"
+                    if "verbose" in query:
+                        text += "".join(f"{name}: {why}\n" for name, why in problems.items())
+                    self._answer(503 if problems else 200, text.encode())
+                case _:
+                    self._answer(404, b"try /metrics, /livez or /readyz\n")
+
+        def _answer(self, code: int, body: bytes, content_type: str = "text/plain") -> None:
+            self.send_response(code)
+            self.send_header("Content-Type", content_type)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base's name
+            """Scrapes are not news."""
+
+    return Handler
+
+
+def on_stop_signals(stop: Callable[[], object]) -> None:
+    """Call `stop` at the first SIGTERM or SIGINT; a second one ends the process at once."""
+    seen = threading.Event()
+
+    def received(number: int, _frame: object) -> None:
+        if seen.is_set():
+            # 128 + signal, as a shell reports it; nothing is flushed, the operator insisted.
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        seen.set()
+        stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, received)
+
+
+def end_with_parent() -> None:
+    """Ask the kernel to end this process when its parent dies (Linux; elsewhere nothing)."""
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    except (OSError, AttributeError):
+        return

@@ -1,0 +1,256 @@
+"""One gateway process from start to stop, and the parent of several on one port."""
+
+import asyncio
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+
+import confluent_kafka
+import structlog
+from granian.constants import HTTPModes
+from granian.http import HTTP1Settings
+from granian.server.embed import Server
+
+from gateway.delivery import RAW_MESSAGE_BYTES, raw_topic
+from gateway.endpoints import Endpoints, load_endpoints
+from gateway.kafka import ClusterUnreachable, TopicNeeds, topic_problem
+from gateway.metrics import GatewayMetrics
+from gateway.process import (
+    EXIT_FAILED,
+    Address,
+    Admin,
+    ConfigurationError,
+    Readiness,
+    end_with_parent,
+    on_stop_signals,
+)
+from gateway.publish import Publisher
+from gateway.server import Webhooks
+from gateway.settings import Settings
+
+VERSION = "0.1.0"
+
+_CONNECTIONS = 4096
+"""Open connections granian takes at a time; it counts idle ones too (its own default is 128)."""
+_SPARE_FILES = 256
+_PROBE_SECONDS = 2.0
+
+log = structlog.get_logger()
+
+
+async def serve(
+    settings: Settings, environ: Mapping[str, str], *, shares_port: bool = False
+) -> None:
+    """Run until SIGTERM or SIGINT, then drain. Raises ConfigurationError if it cannot go on."""
+    endpoints = load_endpoints(environ)
+    if not shares_port:
+        claim(settings.listen)
+    metrics = GatewayMetrics(VERSION, confluent_kafka.libversion()[0])
+    readiness = Readiness("topics", "accepting")
+    admin = Admin(settings.admin_listen, metrics.registry, readiness)
+    admin.start()
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    on_stop_signals(lambda: loop.call_soon_threadsafe(stop.set))
+    publisher = Publisher(
+        settings.kafka,
+        metrics,
+        topic_prefix=settings.topic_prefix,
+        deadline=settings.tuning.deadline,
+        linger_ms=settings.tuning.linger_ms,
+        max_in_flight=settings.tuning.max_in_flight,
+    )
+    webhooks = Webhooks(endpoints.by_name, publisher, metrics, settings.tuning)
+    server = _server(webhooks, settings.listen, settings.tuning.header_timeout)
+    log.info("listening", webhooks=str(settings.listen), admin=str(admin.address), pid=os.getpid())
+    serving = asyncio.ensure_future(server.serve())
+    watching = asyncio.ensure_future(
+        _watch(settings, environ, endpoints, webhooks, readiness, metrics)
+    )
+    bodies = asyncio.ensure_future(webhooks.watch_bodies())
+    stopping = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({serving, watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (watching, serving):
+            if task.done():
+                task.result()  # raises why it ended
+                raise ConfigurationError("the HTTP server ended by itself; see the lines before")
+    finally:
+        readiness.set("accepting", "shutting down")
+        watching.cancel()
+        stopping.cancel()
+        left = await _drained(webhooks, publisher, settings.tuning.drain_timeout)
+        server.stop()  # type: ignore[no-untyped-call]  # granian types it not
+        await asyncio.wait({serving}, timeout=5.0)
+        bodies.cancel()
+        log.info("stopped", unanswered=left)
+        admin.close()
+
+
+async def _drained(webhooks: Webhooks, publisher: Publisher, seconds: float) -> int:
+    """Finish what is under way; give how many deliveries were left without Kafka's answer."""
+    try:
+        async with asyncio.timeout(seconds):
+            await webhooks.drain()
+            return await publisher.close()
+    except TimeoutError:
+        return publisher.in_flight
+
+
+async def _watch(
+    settings: Settings,
+    environ: Mapping[str, str],
+    endpoints: Endpoints,
+    webhooks: Webhooks,
+    readiness: Readiness,
+    metrics: GatewayMetrics,
+) -> None:
+    """Open once the topics grant what they must, then take over every change of the secrets."""
+    await _topics_granted(settings, endpoints, readiness)
+    webhooks.open()
+    readiness.set("topics")
+    readiness.set("accepting")
+    log.info("ready", endpoints=sorted(endpoints.by_name))
+    seen = endpoints.modified()
+    while True:
+        await asyncio.sleep(settings.tuning.reload_interval)
+        if not endpoints.changed_since(seen):
+            continue
+        seen = endpoints.modified()
+        try:
+            endpoints = load_endpoints(environ)
+            problem = await asyncio.to_thread(_topics_problem, settings, endpoints)
+        except (ConfigurationError, ClusterUnreachable) as error:
+            problem = str(error)
+        if problem is not None:
+            metrics.reloads.labels("failed").inc()
+            log.error("reload_failed", why=problem, in_force="the configuration before")
+            continue
+        webhooks.use(endpoints.by_name)
+        metrics.reloads.labels("ok").inc()
+        log.info("reloaded", endpoints=sorted(endpoints.by_name))
+
+
+async def _topics_granted(settings: Settings, endpoints: Endpoints, readiness: Readiness) -> None:
+    """Wait until Kafka answers and every raw topic is as durable and as large as it must be."""
+    while True:
+        try:
+            problem = await asyncio.to_thread(_topics_problem, settings, endpoints)
+        except ClusterUnreachable as error:
+            why = f"Kafka does not answer at {settings.kafka['bootstrap.servers']}: {error}"
+            readiness.set("topics", why)
+            log.warning("waiting", why=why)
+            await asyncio.sleep(_PROBE_SECONDS)
+            continue
+        if problem is not None:
+            raise ConfigurationError(problem)
+        return
+
+
+def _topics_problem(settings: Settings, endpoints: Endpoints) -> str | None:
+    needs = TopicNeeds(
+        max_message_bytes=RAW_MESSAGE_BYTES,
+        min_insync_replicas=1 if settings.tuning.single_copy else 2,
+        log_append_time=True,
+    )
+    providers = {endpoint.provider.name for endpoint in endpoints.by_name.values()}
+    topics = {raw_topic(name, settings.topic_prefix): needs for name in sorted(providers)}
+    return topic_problem(settings.kafka, topics)
+
+
+def _server(webhooks: Webhooks, listen: Address, header_timeout: float) -> Server:
+    connections = min(_CONNECTIONS, _open_files() - _SPARE_FILES)
+    if connections < _CONNECTIONS:
+        log.warning("few_open_files", connections=connections, raise_with="ulimit -n")
+    return Server(
+        webhooks,
+        listen.host,
+        listen.port,
+        # Header timeouts exist only where HTTP/1 is set explicitly (granian 2.8).
+        http=HTTPModes.http1,
+        http1_settings=HTTP1Settings(
+            header_read_timeout=int(header_timeout * 1000), max_buffer_size=32 * 1024
+        ),
+        websockets=False,
+        backlog=_CONNECTIONS,
+        backpressure=connections,
+        log_enabled=False,
+    )
+
+
+def _open_files() -> int:
+    """Raise the limit of open files as far as we may, and give it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _CONNECTIONS + 4 * _SPARE_FILES
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return wanted
+    soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return soft
+
+
+def claim(listen: Address) -> None:
+    """Refuse a port that somebody listens on.
+
+    granian binds with SO_REUSEPORT, so that a second gateway started by mistake would silently
+    share the first one's traffic.
+    """
+    family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((listen.host, listen.port))
+        except OSError as error:
+            raise ConfigurationError(
+                f"cannot listen on {listen} (GATEWAY_LISTEN): {error.strerror}; choose a free port"
+            ) from error
+
+
+def serve_several(settings: Settings, workers: int) -> int:
+    """Run several gateway processes on one port, each with an admin address of its own.
+
+    The first has GATEWAY_ADMIN_LISTEN, the others take free ports and log them. One that ends
+    by itself ends them all, so that the supervisor above sees it. Gives the exit code.
+    """
+    claim(settings.listen)
+    children = [
+        subprocess.Popen(  # noqa: S603 - our own program
+            [sys.executable, "-m", "gateway", "serve", "--worker", str(index)],
+            start_new_session=True,  # Ctrl-C reaches the parent, which stops them
+        )
+        for index in range(1, workers + 1)
+    ]
+    stop = threading.Event()
+    on_stop_signals(stop.set)
+    ended = None
+    while ended is None and not stop.wait(0.2):
+        ended = next((child for child in children if child.poll() is not None), None)
+    for child in children:
+        if child.poll() is None:
+            child.send_signal(signal.SIGTERM)
+    codes = [child.wait() for child in children]
+    if ended is not None:
+        log.error("worker_ended", pid=ended.pid, code=ended.returncode, others="stopped")
+        return EXIT_FAILED
+    return EXIT_FAILED if any(codes) else 0
+
+
+def worker(settings: Settings, index: int) -> Settings:
+    """Give one of several workers its settings, and tie its life to the parent's."""
+    end_with_parent()
+    if index == 1:
+        return settings
+    host = settings.admin_listen.host
+    return Settings(
+        listen=settings.listen,
+        admin_listen=Address(host, 0),
+        topic_prefix=settings.topic_prefix,
+        kafka=settings.kafka,
+        tuning=settings.tuning,
+        log_level=settings.log_level,
+    )

@@ -1,0 +1,291 @@
+"""The HTTP edge, RSGI on granian, and nothing but HTTP: what to answer is decided elsewhere."""
+
+import asyncio
+import hmac
+import os
+import time
+from collections.abc import Awaitable, Mapping
+from typing import Any, Protocol
+
+import structlog
+from granian.rsgi import HTTPProtocol, ProtocolClosed, ProtocolError, Scope
+
+from gateway.headers import Headers
+from gateway.metrics import EndpointMetrics, GatewayMetrics
+from gateway.process import Sparing
+from gateway.receive import Endpoint, receive
+from gateway.rejections import (
+    BODY_TIMEOUT,
+    BODY_TOO_LARGE,
+    CLIENT_GONE,
+    METHOD_NOT_ALLOWED,
+    NOT_READY,
+    OVERLOADED,
+    SHUTTING_DOWN,
+    UNFORESEEN,
+    UNKNOWN_ENDPOINT,
+    WRONG_PATH_TOKEN,
+    Reason,
+    Rejection,
+)
+from gateway.settings import Tuning
+from gateway.signatures import Acknowledged
+
+Answer = tuple[int, list[tuple[str, str]], str]
+
+_TEXT = ("content-type", "text/plain; charset=utf-8")
+_STORED: Answer = (200, [_TEXT], "stored\n")
+_ACKNOWLEDGED: Answer = (200, [_TEXT], "acknowledged\n")
+_AT_ONCE = 64 * 1024
+"""Declared bodies up to this size are taken in one piece, which costs a third of the loop."""
+_WATCH_SECONDS = 0.25
+_CLOSING = frozenset({BODY_TOO_LARGE.label, BODY_TIMEOUT.label, CLIENT_GONE.label})
+"""Refusals after which unread bytes may follow: the connection is closed."""
+
+log = structlog.get_logger()
+
+
+class Store(Protocol):
+    """Where deliveries go: `gateway.publish.Publisher`."""
+
+    def publish(self, delivery: Any) -> Awaitable[None]:
+        """Store a delivery; raises Rejection, now or when awaited."""
+        ...
+
+
+class Webhooks:
+    """The application: POST /webhooks/<endpoint>[/<path token>]."""
+
+    def __init__(
+        self,
+        endpoints: Mapping[str, Endpoint],
+        store: Store,
+        metrics: GatewayMetrics,
+        tuning: Tuning,
+    ) -> None:
+        self._store = store
+        self._metrics = metrics
+        self._tuning = tuning
+        self._sparing = Sparing()
+        self._in_progress = 0
+        self._body_bytes = 0
+        self._reading: dict[asyncio.Task[Any] | None, float] = {}
+        self._closed: Reason | None = NOT_READY
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._endpoints: Mapping[str, Endpoint] = {}
+        self._of: dict[str, EndpointMetrics] = {}
+        self.use(endpoints)
+        metrics.in_progress.set_function(lambda: float(self._in_progress))
+
+    def use(self, endpoints: Mapping[str, Endpoint]) -> None:
+        """Answer for these endpoints from the next request on."""
+        for name, endpoint in endpoints.items():
+            self._of[name] = EndpointMetrics(
+                self._metrics, name, endpoint.provider.name, endpoint.scheme.key_ids
+            )
+        self._endpoints = endpoints
+
+    def open(self) -> None:
+        """Begin to accept deliveries."""
+        self._closed = None
+
+    async def drain(self) -> None:
+        """Refuse new deliveries and wait until every request under way has its answer."""
+        self._closed = SHUTTING_DOWN
+        await self._idle.wait()
+
+    async def __rsgi__(self, scope: Scope, proto: HTTPProtocol) -> None:
+        """Answer one request, whatever happens."""
+        began = time.perf_counter()
+        delivery_id = os.urandom(16).hex()
+        self._in_progress += 1
+        self._idle.clear()
+        endpoint: Endpoint | None = None
+        try:
+            endpoint = self._route(scope)
+            answer = await self._accepted(endpoint, scope, proto, delivery_id)
+            result = "stored" if answer is _STORED else "ignored"
+            self._of[endpoint.name].ended(result, 200)
+        except Rejection as rejection:
+            answer = self._refusal(rejection, endpoint, scope, delivery_id)
+        except Exception:
+            # The second of two broad excepts: one request. The sender learns nothing of it.
+            log.exception("unforeseen", delivery_id=delivery_id)
+            answer = self._refusal(Rejection(UNFORESEEN), endpoint, scope, delivery_id)
+        status, headers, text = answer
+        proto.response_str(status, headers, text)
+        if endpoint is not None:
+            self._of[endpoint.name].duration.observe(time.perf_counter() - began)
+        self._in_progress -= 1
+        if not self._in_progress:
+            self._idle.set()
+
+    def _route(self, scope: Scope) -> Endpoint:
+        parts = scope.path.split("/")
+        if len(parts) not in {3, 4} or parts[1] != "webhooks":
+            raise Rejection(UNKNOWN_ENDPOINT, "the path is not /webhooks/<endpoint>")
+        endpoint = self._endpoints.get(parts[2])
+        if endpoint is None:
+            raise Rejection(UNKNOWN_ENDPOINT, "no such endpoint is configured")
+        token = parts[3] if len(parts) == 4 else None
+        if endpoint.path_token is not None:
+            given = (token or "").encode("utf-8", "surrogatepass")
+            if not hmac.compare_digest(given, endpoint.path_token):
+                raise Rejection(WRONG_PATH_TOKEN, "the path token is missing or wrong")
+        elif token is not None:
+            raise Rejection(UNKNOWN_ENDPOINT, "this endpoint has no path token")
+        if scope.method != "POST":
+            raise Rejection(METHOD_NOT_ALLOWED, "deliveries are POSTed")
+        return endpoint
+
+    async def _accepted(
+        self, endpoint: Endpoint, scope: Scope, proto: HTTPProtocol, delivery_id: str
+    ) -> Answer:
+        if self._closed is not None:
+            raise Rejection(self._closed)
+        headers = Headers(scope.headers.items(), scope.headers.keys())
+        limit = min(endpoint.provider.body_limit, self._tuning.body_limit)
+        declared = _declared(headers, limit)
+        body = await self._body(proto, declared, limit)
+        try:
+            now = time.time()
+            if endpoint.scheme.is_heavy(body):
+                received = await asyncio.to_thread(
+                    receive, endpoint, headers, body, now, delivery_id
+                )
+            else:
+                received = receive(endpoint, headers, body, now, delivery_id)
+            if isinstance(received, Acknowledged):
+                self._note(received, endpoint, delivery_id)
+                return _ACKNOWLEDGED
+            await self._store.publish(received)
+        finally:
+            self._body_bytes -= len(body)
+        metrics = self._of[endpoint.name]
+        metrics.body_bytes.observe(len(body))
+        metrics.key_used[received.provenance.key_id].inc()
+        if received.provenance.freshness == "stale":
+            metrics.stale.inc()
+        return _STORED
+
+    async def _body(self, proto: HTTPProtocol, declared: int | None, limit: int) -> bytes:
+        """Read the body within its limits of size and time.
+
+        granian has no body timeout, and `asyncio.timeout` around every request costs as much as
+        verifying it: the watch cancels the few that are late. A body cut off by the client ends
+        normally (granian 2.8): only the declared length tells. A cut chunked body cannot be
+        told; its signature will not match.
+        """
+        task = asyncio.current_task()
+        self._reading[task] = time.monotonic()
+        try:
+            if declared is not None and declared <= _AT_ONCE:
+                body = await proto()
+                self._body_bytes += len(body)
+            else:
+                body = await self._chunks(proto, limit)
+        except asyncio.CancelledError as error:
+            if task in self._reading:
+                raise
+            raise Rejection(BODY_TIMEOUT, "the body did not come in time") from error
+        except (ProtocolClosed, ProtocolError) as error:
+            raise Rejection(CLIENT_GONE, "the client went away") from error
+        finally:
+            self._reading.pop(task, None)
+        if declared is not None and len(body) < declared:
+            self._body_bytes -= len(body)
+            raise Rejection(CLIENT_GONE, "fewer bytes came than were declared")
+        return body
+
+    async def _chunks(self, proto: HTTPProtocol, limit: int) -> bytes:
+        """Read a large or chunked body piece by piece, so that no sender chooses our memory."""
+        chunks: list[bytes] = []
+        held = 0
+        whole = False
+        try:
+            async for chunk in proto:
+                held += len(chunk)
+                self._body_bytes += len(chunk)
+                if held > limit:
+                    raise Rejection(BODY_TOO_LARGE, f"more than {limit} bytes came")
+                if self._body_bytes > self._tuning.max_body_bytes:
+                    raise Rejection(OVERLOADED, "too many bytes of bodies are held")
+                chunks.append(chunk)
+            whole = True
+        finally:
+            if not whole:
+                self._body_bytes -= held
+        return b"".join(chunks)
+
+    async def watch_bodies(self) -> None:
+        """End requests whose body does not come in time; runs beside the server."""
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            oldest = time.monotonic() - self._tuning.body_timeout
+            for task, began in list(self._reading.items()):
+                if began > oldest:
+                    break  # in order of arrival
+                del self._reading[task]
+                if task is not None:
+                    task.cancel()
+
+    def _note(self, acknowledged: Acknowledged, endpoint: Endpoint, delivery_id: str) -> None:
+        held = self._sparing.admit(f"{endpoint.name} {acknowledged.reason}", time.monotonic())
+        if held is not None:
+            log.info(
+                "acknowledged",
+                endpoint=endpoint.name,
+                reason=acknowledged.reason,
+                delivery_id=delivery_id,
+                held_back=held,
+            )
+
+    def _refusal(
+        self, rejection: Rejection, endpoint: Endpoint | None, scope: Scope, delivery_id: str
+    ) -> Answer:
+        reason = rejection.reason
+        name = endpoint.name if endpoint is not None else self._named(scope)
+        metrics = self._of.get(name, self._metrics.of_unknown)
+        status = reason.status
+        if reason.provider_decides and endpoint is not None:
+            status = endpoint.provider.refusal_status or status
+        metrics.ended(reason.result, status)
+        metrics.rejections[reason.label].inc()
+        held = self._sparing.admit(f"{name} {reason.label}", time.monotonic())
+        if held is not None:
+            log.warning(
+                "refused",
+                endpoint=name,
+                reason=reason.label,
+                status=status,
+                detail=rejection.detail,
+                delivery_id=delivery_id,
+                held_back=held,
+            )
+        headers = [_TEXT]
+        if status == 503:
+            headers.append(("retry-after", str(self._tuning.retry_after)))
+        elif status == 405:
+            headers.append(("allow", "POST"))
+        if reason.label in _CLOSING:
+            headers.append(("connection", "close"))
+        # Nobody learns from the answer whether the endpoint or the path token was wrong.
+        text = "not found" if status == 404 else reason.label
+        return status, headers, f"{text}\n"
+
+    def _named(self, scope: Scope) -> str:
+        """Give the endpoint a refused path names, if it is one of ours, for the counters."""
+        parts = scope.path.split("/", 3)
+        return parts[2] if len(parts) > 2 and parts[2] in self._endpoints else "unknown"
+
+
+def _declared(headers: Headers, limit: int) -> int | None:
+    """Read Content-Length; None for a chunked body. Raises Rejection if it is over the limit."""
+    text = headers.get("content-length")
+    if not text or headers.get("transfer-encoding"):
+        return None  # with both, chunked wins (RFC 9112, 6.3), and granian closes afterwards
+    declared = int(text)
+    if declared > limit:
+        raise Rejection(BODY_TOO_LARGE, f"{declared} bytes are declared, {limit} are taken")
+    return declared
