@@ -1,0 +1,97 @@
+"""What of a provider's own words may pass into an event, and what those words may look like."""
+
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TypeVar
+
+import msgspec
+
+from consumers.event import Subject, TimeSource, epoch_ms
+from consumers.failures import Failure
+
+T = TypeVar("T")
+
+_CONSTANT = re.compile(r"[A-Za-z0-9_.:/-]{1,64}")
+_REFERENCE = re.compile(r"[A-Za-z0-9_.:/-]{1,128}")
+_ALPHA_2 = re.compile(r"[A-Z]{2}")
+
+LONGEST_SUBJECT = 1_000
+"""Characters of a platform's own id for a person: Veriff's limit, the widest documented one."""
+
+
+def constant(word: str | None) -> str | None:
+    """Give a machine constant as sent; None for anything that a person could have typed."""
+    return word if word and _CONSTANT.fullmatch(word) else None
+
+
+def reference(value: str, path: str) -> str:
+    """Give an opaque id as sent; raises Failure of kind out_of_range where it is none."""
+    if _REFERENCE.fullmatch(value) is None:
+        raise Failure("out_of_range", path=path)
+    return value
+
+
+def optional_reference(value: str | None, path: str) -> str | None:
+    """Give an opaque id, or None where it is missing, null or empty."""
+    return reference(value, path) if value else None
+
+
+def platform_user(value: str | None, path: str) -> Subject | None:
+    """Name the subject by the platform's own id, which may be any text; empty is nobody."""
+    if not value:
+        return None
+    if len(value) > LONGEST_SUBJECT:
+        raise Failure("out_of_range", path=path)
+    return Subject("platform_user", value)
+
+
+Moment = tuple[int | None, TimeSource]
+"""When it happened, in milliseconds since the epoch, and how far to trust that."""
+
+NO_MOMENT: Moment = (None, "received")
+
+
+def moment(text: str | None, source: TimeSource, path: str) -> Moment:
+    """Read an RFC 3339 time.
+
+    There is none where it is missing, null, empty or without a zone; raises Failure of kind
+    schema_mismatch where it is no time.
+    """
+    if not text:
+        return NO_MOMENT
+    try:
+        found = msgspec.convert(text, datetime)
+    except msgspec.ValidationError as error:
+        raise Failure("schema_mismatch", path=path, error_class="ValidationError") from error
+    return moment_of(found, source)
+
+
+def moment_of(found: datetime, source: TimeSource) -> Moment:
+    """Give a decoded time; one without a zone is none."""
+    at = epoch_ms(found)
+    return NO_MOMENT if at is None else (at, source)
+
+
+class Glossary:
+    """Looks native words up and notes the fields whose word no table of ours knows."""
+
+    def __init__(self) -> None:
+        self.unmapped: list[str] = []
+
+    def read(self, table: Mapping[str, T], word: str, field: str, unknown: T) -> T:
+        """Translate a word; one the table does not know is noted and becomes `unknown`."""
+        found = table.get(word)
+        if found is None:
+            self.unmapped.append(field)
+            return unknown
+        return found
+
+    def country(self, word: str | None, field: str) -> str | None:
+        """Give an ISO 3166-1 alpha-2 code as sent; free text is noted and dropped."""
+        if not word:
+            return None
+        if _ALPHA_2.fullmatch(word) is None:
+            self.unmapped.append(field)
+            return None
+        return word
