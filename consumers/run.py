@@ -144,22 +144,22 @@ def run(provider: str, settings: Settings) -> bool:
     def pause(seconds: float) -> None:
         stop.wait(seconds)
 
-    probe = EndProbe(settings.kafka, meter)
     try:
         if not _topics_granted(provider, settings, readiness, stop):
             return True
+        probe = EndProbe(settings.kafka, meter)
         probe.start()
-        finished = keep_going(start, stop.is_set, pause, meter)
+        try:
+            finished = keep_going(start, stop.is_set, pause, meter)
+        finally:
+            probe.stop()
     except Halted as end:
-        readiness.set("group", str(end))
         log.error("halted", why=str(end))  # noqa: TRY400 - a sentence, no trace
         raise
     else:
         log.info("stopped", finished=finished)
         return finished
     finally:
-        readiness.set("group", "shutting down")
-        probe.stop()
         admin.close()
 
 

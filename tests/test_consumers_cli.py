@@ -1,0 +1,145 @@
+"""python -m consumers explain | tail, and a consumer's environment."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from consumers.settings import load_keys, load_settings
+from gateway.process import ConfigurationError
+from gateway.send import fixture
+from tests.conftest import EVENT_KEY, SUBJECT_KEY
+from tests.deployment import ROOT, deployment
+
+KEYS = {"EVENT_KEY": EVENT_KEY, "SUBJECT_KEY": SUBJECT_KEY}
+
+
+def consumers(*arguments, stdin=b"", **environ):
+    """Run the command line; give its exit code, output and error output."""
+    done = subprocess.run(
+        [sys.executable, "-m", "consumers", *arguments],
+        cwd=ROOT, env={**os.environ, **environ}, input=stdin, capture_output=True, timeout=120,
+        check=False,
+    )  # fmt: skip
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+def test_explain_json_is_the_event_with_the_schemas_names():
+    """One object per line; what it says is what the pipeline would write."""
+    found = fixture("veriff", "decision-declined")
+    code, out, _ = consumers("explain", "veriff", str(found.folder / "body.raw"), "--json", **KEYS)
+    (said,) = [json.loads(line) for line in out.splitlines()]
+    (expected,) = json.loads((found.folder / "events.json").read_bytes())
+    for name in ("received_at", "occurred_at"):
+        said.pop(name), expected.pop(name)
+    assert code == 0
+    assert said == expected
+
+
+def test_explain_reads_as_a_person_does():
+    """A line per field that says something, names first."""
+    found = fixture("pawapass", "approved")
+    code, out, _ = consumers("explain", "pawapass", "-", stdin=found.body)
+    assert code == 0
+    lines = dict(line.split(None, 1) for line in out.splitlines())
+    assert (lines["outcome"], lines["age_min"]) == ("pass", "25")
+    assert "payment_currency" not in lines
+
+
+def test_explain_says_why_not():
+    """A body that would be a dead letter is named so, without its content, and exits 1."""
+    body = b'{"eventType": "Jane Doe", "x": "Jane Doe"}'
+    code, out, err = consumers("explain", "veriff", "-", stdin=body)
+    assert (code, out) == (1, "")
+    assert "dead letter: unknown_type" in err
+    assert "Jane" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("explain", "verif", "-"), "there are pawapass, veriff"),
+        (("run", "verif"), "there are pawapass, veriff"),
+        (("explain", "veriff", "no-such-file"), "cannot be read"),
+    ],
+)
+def test_misuse_is_one_sentence_and_2(arguments, words):
+    """A wrong provider or file is told in one sentence."""
+    code, _, err = consumers(*arguments)
+    assert code == 2
+    assert words in err
+    assert len(err.splitlines()) == 1
+
+
+def test_an_unreachable_cluster_is_one_sentence():
+    """It says that Kafka does not answer, and where."""
+    code, _, err = consumers("tail", KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1")
+    assert code == 2
+    assert err.splitlines()[-1] == "consumers: Kafka does not answer at 127.0.0.1:1"
+
+
+@pytest.mark.kafka
+def test_tail_shows_events(topics, tmp_path):
+    """Everything the topic holds, as a table and as JSON lines."""
+    with deployment(topics(), tmp_path) as deployed:
+        deployed.gateway()
+        deployed.consumer("veriff")
+        deployed.send("veriff", fixture("veriff", "decision-declined").body)
+        deployed.events(1)
+        environ = deployed.environ()
+        code, out, _ = consumers("tail", "--from-beginning", "--seconds", "3", **environ)
+        assert code == 0
+        head, row = out.splitlines()
+        assert head.split()[:2] == ["occurred", "provider"]
+        assert "identity_verification" in row
+        _, out, _ = consumers("tail", "--from-beginning", "--json", "--seconds", "3", **environ)
+        assert json.loads(out)["outcome"] == "fail"
+
+
+@pytest.mark.parametrize(
+    ("environ", "words"),
+    [
+        ({"SUBJECT_KEY": SUBJECT_KEY}, "EVENT_KEY is not set"),
+        ({"EVENT_KEY": EVENT_KEY}, "SUBJECT_KEY is not set"),
+        ({**KEYS, "EVENT_KEY": "short"}, "EVENT_KEY holds 5 bytes"),
+        ({**KEYS, "EVENT_KEY_FILE": "x"}, "both set"),
+        ({"SUBJECT_KEY": SUBJECT_KEY, "EVENT_KEY_FILE": "no-such-file"}, "EVENT_KEY_FILE"),
+    ],
+)
+def test_keys_are_demanded(environ, words):
+    """No default, ever: under other keys ids cannot be compared and pseudonyms not joined."""
+    with pytest.raises(ConfigurationError, match=words) as refused:
+        load_keys(environ)
+    assert "short" not in str(refused.value).replace("too short", "")
+
+
+def test_keys_from_files_lose_one_newline(tmp_path):
+    """A key file written by an editor gives the same key."""
+    file = tmp_path / "key"
+    file.write_text(EVENT_KEY + "\n")
+    keys = load_keys({"EVENT_KEY_FILE": str(file), "SUBJECT_KEY": SUBJECT_KEY})
+    assert keys.event_key == EVENT_KEY.encode()
+
+
+def test_demo_makes_up_what_is_missing():
+    """--demo is for trying things out: other keys at every start."""
+    assert load_keys({}, demo=True).event_key != load_keys({}, demo=True).event_key
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("CONSUMER_RETENTION_GAP", "maybe"),
+        ("CONSUMER_ADMIN_LISTEN", "9465"),
+        ("CONSUMER_SINGLE_COPY", "yes"),
+        ("TOPIC_PREFIX", "a b"),
+        ("KAFKA_ISOLATION_LEVEL", "read_uncommitted"),
+    ],
+)
+def test_settings_name_the_variable(name, value):
+    """A value that cannot be used is refused by its variable's name."""
+    environ = {**KEYS, "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1", name: value}
+    with pytest.raises(ConfigurationError, match=name):
+        load_settings(environ)
