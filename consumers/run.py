@@ -31,7 +31,6 @@ from gateway.process import (
     ConfigurationError,
     Readiness,
     Sparing,
-    end_with_parent,
     on_stop_signals,
 )
 
@@ -111,7 +110,6 @@ def run(provider: str, settings: Settings) -> bool:
 
     Raises ConfigurationError if it cannot start, Halted if a person must act.
     """
-    end_with_parent()
     normalizer = NORMALIZERS[provider]
     prefix = settings.topic_prefix
     group = group_id(provider, prefix)

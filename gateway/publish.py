@@ -130,7 +130,7 @@ class Publisher:
         if waiting:
             await asyncio.wait(waiting)
         self._timer.cancel()
-        return len(self._producer)
+        return self._unanswered
 
     def _topic(self, provider: str) -> str:
         return self._topics.setdefault(provider, raw_topic(provider, self._prefix))

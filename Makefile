@@ -1,0 +1,72 @@
+# The commands of the project. Only Python 3.11+ and make are needed to begin.
+
+PYTHON ?= python3
+PY := .venv/bin/python
+ARGS ?=
+
+.PHONY: help run test verify drills bench clean environment format lint types
+
+help:
+	@echo "make run      everything on this machine: Kafka, topics, gateway, consumers, demonstration"
+	@echo "              (ARGS=--once: send, check, exit)"
+	@echo "make test     format, lint, types, tests, a real Kafka included (ARGS goes to pytest)"
+	@echo "make verify   what needs more than Python packages"
+	@echo "make drills   the long fault drills;  make bench  the benchmarks"
+	@echo "make format   lay the code out;  make lint, make types  look at it"
+	@echo "make clean    remove .venv, .local and caches"
+
+environment:
+	@$(PYTHON) deploy/environment.py
+
+run: environment
+	@$(PY) -m deploy local $(ARGS)
+
+test: environment
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	$(PY) -m pytest $(ARGS)
+
+# One line per thing verified. A missing tool fails by name; a missing subject is said.
+verify: environment verify-prometheus
+
+.PHONY: verify-prometheus
+verify-prometheus:
+	@if [ ! -e deploy/prometheus/prometheus.yml ]; then \
+		echo "verify: nothing to check yet: there is no deploy/prometheus/prometheus.yml"; \
+	elif ! command -v promtool >/dev/null; then \
+		echo "verify: promtool is missing (Debian package prometheus)" >&2; exit 1; \
+	else \
+		promtool check config deploy/prometheus/prometheus.yml; \
+	fi
+
+drills: environment
+	@if ls tests/drill_*.py >/dev/null 2>&1; then \
+		$(PY) -m pytest -o python_files='drill_*.py' $(ARGS) tests; \
+	else \
+		echo "drills: there are none yet (tests/drill_*.py)"; \
+	fi
+
+bench: environment
+	@if ls tests/bench_*.py >/dev/null 2>&1; then \
+		for bench in tests/bench_*.py; do \
+			$(PY) -m "tests.$$(basename "$$bench" .py)" $(ARGS) || exit 1; \
+		done; \
+	else \
+		echo "bench: there are none yet (tests/bench_*.py)"; \
+	fi
+
+format: environment
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+lint: environment
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+
+types: environment
+	$(PY) -m mypy
+
+clean:
+	rm -rf .venv .local .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
