@@ -128,7 +128,10 @@ class EndpointMetrics:
         self._requests = metrics.requests
         self._labels = (endpoint, provider)
         self._ended: dict[tuple[str, int], Counter] = {}
-        self.ended("stored", 200, 0)
+        # A counter born with its first value is invisible to rate(): the outcomes objectives
+        # rest on begin at zero.
+        for result, code in (("stored", 200), ("unavailable", 503), ("error", 500)):
+            self.ended(result, code, 0)
         self.duration = metrics.duration.labels(endpoint)
         self.body_bytes = metrics.body_bytes.labels(endpoint)
         self.stale = metrics.stale.labels(endpoint)
