@@ -15,15 +15,15 @@ COLUMNS = (
     "occurred",
     "provider",
     "native type",
-    "category",
     "status",
     "outcome",
     "final",
     "reasons",
+    "category",
     "process",
     "subject",
 )
-_WIDTHS = (19, 9, 24, 21, 14, 12, 5, 24, 36, 22)
+_WIDTHS = (19, 8, 24, 14, 12, 5, 27, 21, 36, 22)
 _METADATA_SECONDS = 10.0
 
 
@@ -34,11 +34,11 @@ def table_row(event: VerificationEvent) -> list[str]:
         f"{occurred:%Y-%m-%d %H:%M:%S}",
         event.provider,
         event.native_type,
-        event.category,
         event.status,
         event.outcome,
         "final" if event.is_final else "",
         ",".join(event.reason_codes),
+        event.category,
         event.process_ref or "",
         event.subject_ref or "",
     ]

@@ -54,7 +54,7 @@ GATEWAY_PORT = 8080
 GATEWAY_ADMIN_PORT = 9464
 FIRST_CONSUMER_ADMIN_PORT = 9465
 
-_BYTES_ON_A_SCREEN = 1000
+_BYTES_ON_A_SCREEN = 1200
 _READY_SECONDS = 60.0
 _EVENTS_SECONDS = 60.0
 _SETTLE_SECONDS = 1.0
@@ -695,10 +695,12 @@ class Demonstration:
             self._console.print(line, markup=False, soft_wrap=True)
 
 
-def _unfit_to_show(sent: Sent) -> tuple[bool, bool, int]:
-    """Rank deliveries: one event that says much, of a body that fits beside it on a screen."""
+def _unfit_to_show(sent: Sent) -> tuple[bool, bool, bool, int]:
+    """Rank deliveries: one event with a reasoned verdict, of a body that fits on a screen."""
+    reasoned = [event for event in sent.events if event["outcome"] == "fail"]
+    too_long = len(sent.fixture.body) > _BYTES_ON_A_SCREEN
     said = sum(bool(value) for event in sent.events for value in event.values())
-    return len(sent.events) != 1, len(sent.fixture.body) > _BYTES_ON_A_SCREEN, -said
+    return len(sent.events) != 1, too_long, not reasoned, -said
 
 
 def _expected(fixture: Fixture) -> list[dict[str, Any]]:
