@@ -1,12 +1,12 @@
 """python -m gateway serve | send | check."""
 
-import asyncio
 import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+import uvloop
 
 from gateway.endpoints import load_endpoints
 from gateway.kafka import redacted
@@ -45,7 +45,7 @@ def serve(
         raise typer.Exit(serve_several(settings, workers))
     if worker_index:
         settings = worker(settings, worker_index)
-    asyncio.run(serve_one(settings, os.environ, shares_port=worker_index > 0))
+    uvloop.run(serve_one(settings, os.environ, shares_port=worker_index > 0))
 
 
 @app.command()

@@ -45,7 +45,7 @@ def group_id(provider: str, prefix: str = "") -> str:
     return f"{prefix}normalize.{provider}"
 
 
-class Provenance(msgspec.Struct, frozen=True, kw_only=True):
+class Provenance(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What the gateway knows of a delivery beside its bytes; the headers of the raw record.
 
     `received_at` is in milliseconds since the Unix epoch by the gateway's clock.
@@ -102,7 +102,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class Delivery(msgspec.Struct, frozen=True, kw_only=True):
+class Delivery(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A verified delivery, ready for Kafka. Only `gateway.receive.receive` makes one."""
 
     provenance: Provenance

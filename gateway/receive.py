@@ -11,6 +11,7 @@ from gateway.providers import Provider
 from gateway.rejections import CONTENT_ENCODING, HEADERS_TOO_LARGE, Rejection
 from gateway.signatures import Acknowledged, Scheme
 
+_PLAIN = frozenset({"", "identity"})
 LARGEST_HEADER_BYTES = 4 * 1024
 LARGEST_HEADERS_BYTES = 16 * 1024
 
@@ -32,7 +33,7 @@ def receive(
 
     Raises Rejection, and nothing else, whatever the headers and the body hold.
     """
-    if headers.get("content-encoding", "identity").strip().lower() not in {"", "identity"}:
+    if any(text.strip().lower() not in _PLAIN for text in headers.all("content-encoding")):
         raise Rejection(CONTENT_ENCODING, "compressed bodies are not taken: signatures cover bytes")
     provider = endpoint.provider
     kept = _kept(headers, provider)
@@ -49,7 +50,7 @@ def receive(
         key_id=verified.key_id,
         environment=endpoint.environment,
         freshness=verified.freshness,
-        content_type=headers.get("content-type"),
+        content_type=_ascii(headers.get("content-type")),
     )
     return Delivery(
         provenance=provenance,
@@ -61,14 +62,20 @@ def receive(
 
 def _kept(headers: Headers, provider: Provider) -> list[tuple[str, bytes]]:
     """Give the kept headers as record headers; the size chain bounds them, see delivery.py."""
-    kept = [
-        (HTTP_HEADER_PREFIX + name, value.encode("ascii", "replace"))
-        for name, value in headers.kept(provider.kept_headers)
-    ]
-    sizes = [len(value) for _, value in kept]
-    sizes.append(len(headers.get("content-type")))
-    if max(sizes) > LARGEST_HEADER_BYTES or sum(sizes) > LARGEST_HEADERS_BYTES:
+    kept: list[tuple[str, bytes]] = []
+    total = largest = len(headers.get("content-type"))
+    for name, value in headers.kept(provider.kept_headers):
+        size = len(value)
+        total += size
+        largest = max(largest, size)
+        kept.append((HTTP_HEADER_PREFIX + name, value.encode("ascii", "replace")))
+    if largest > LARGEST_HEADER_BYTES or total > LARGEST_HEADERS_BYTES:
         raise Rejection(
             HEADERS_TOO_LARGE, f"a header that would be kept exceeds {LARGEST_HEADER_BYTES} bytes"
         )
     return kept
+
+
+def _ascii(text: str) -> str:
+    """Give a header's text as it can stand on a record; the edge lets only ASCII through."""
+    return text if text.isascii() else text.encode("ascii", "replace").decode()

@@ -28,6 +28,7 @@ from gateway.process import (
     Readiness,
     end_with_parent,
     on_stop_signals,
+    settle_memory,
 )
 from gateway.publish import Publisher
 from gateway.server import Webhooks
@@ -74,6 +75,7 @@ async def serve(
     )
     bodies = asyncio.ensure_future(webhooks.watch_bodies())
     stopping = asyncio.ensure_future(stop.wait())
+    settle_memory()
     try:
         await asyncio.wait({serving, watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
         for task in (watching, serving):

@@ -4,7 +4,7 @@ import asyncio
 import hmac
 import os
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
 from typing import Any, Protocol
 
 import structlog
@@ -144,7 +144,7 @@ class Webhooks:
     ) -> Answer:
         if self._closed is not None:
             raise Rejection(self._closed)
-        headers = Headers(scope.headers.items(), scope.headers.keys())
+        headers = Headers(scope.headers.items(), _names(scope))
         limit = min(endpoint.provider.body_limit, self._tuning.body_limit)
         declared = _declared(headers, limit)
         body = await self._body(proto, declared, limit)
@@ -278,6 +278,11 @@ class Webhooks:
         """Give the endpoint a refused path names, if it is one of ours, for the counters."""
         parts = scope.path.split("/", 3)
         return parts[2] if len(parts) > 2 and parts[2] in self._endpoints else "unknown"
+
+
+def _names(scope: Scope) -> Iterator[str]:
+    """List the header names only if somebody asks: few requests need them."""
+    yield from scope.headers.keys()
 
 
 def _declared(headers: Headers, limit: int) -> int | None:

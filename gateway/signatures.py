@@ -41,7 +41,7 @@ class Secret(msgspec.Struct, frozen=True, kw_only=True):
     client: str | None = None
 
 
-class Verified(msgspec.Struct, frozen=True, kw_only=True):
+class Verified(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a scheme proved. `signed` are the JSON bytes the signature covers."""
 
     scheme: str
