@@ -9,13 +9,8 @@ from typing import Annotated
 
 import typer
 
-from deploy.kafka import (
-    DEFAULT_PORT,
-    LOCAL,
-    CannotRun,
-    Kafka,
-    interrupted_by_signals,
-)
+from deploy.child import LOCAL, CannotRun, interrupted_by_signals
+from deploy.kafka import DEFAULT_PORT, Kafka
 from deploy.local import forget, run_local
 from deploy.topics import (
     TOPICS_FILE,

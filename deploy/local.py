@@ -29,16 +29,8 @@ from rich.text import Text
 from consumers.codec import decode
 from consumers.event import VerificationEvent
 from consumers.tail import COLUMNS, table_row
-from deploy.kafka import (
-    DEFAULT_PORT,
-    HOST,
-    LOCAL,
-    CannotRun,
-    Child,
-    Kafka,
-    port_or_free,
-    shown,
-)
+from deploy.child import HOST, LOCAL, CannotRun, Child, port_or_free, shown
+from deploy.kafka import DEFAULT_PORT, Kafka
 from deploy.topics import Cluster, plan, single_copy, wanted_topics
 from gateway.delivery import dead_topic, output_topic
 from gateway.kafka import client_config

@@ -20,7 +20,7 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from deploy.kafka import CannotRun
+from deploy.child import CannotRun
 from gateway.delivery import dead_topic, output_topic, raw_topic
 from gateway.process import ConfigurationError
 

@@ -1,5 +1,6 @@
 """Fixtures and how to send one: signed afresh, over HTTP, as its provider would."""
 
+import http.client
 import time
 import urllib.error
 import urllib.request
@@ -77,5 +78,5 @@ def post(url: str, headers: Mapping[str, str], body: bytes, timeout: float = 30.
         retry_after = error.headers.get("Retry-After")
         text = error.read().decode(errors="replace").strip()
         return Answer(error.code, text, int(retry_after) if retry_after else None)
-    except (urllib.error.URLError, TimeoutError) as error:
+    except (OSError, http.client.HTTPException) as error:  # refused, reset, or gone in between
         raise ConfigurationError(f"{url} does not answer; is the gateway running there?") from error

@@ -19,17 +19,9 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from deploy import environment as environment_module
 from deploy import kafka as kafka_module
 from deploy import local
+from deploy.child import CannotRun, Child, free_port, port_or_free, telling_line
 from deploy.environment import CannotPrepare, Environment, requirements, stamp
-from deploy.kafka import (
-    CannotRun,
-    Child,
-    Jars,
-    Kafka,
-    free_port,
-    port_or_free,
-    telling_line,
-    temporary_kafka,
-)
+from deploy.kafka import Jars, Kafka, temporary_kafka
 from deploy.topics import (
     TOPICS_FILE,
     Change,
@@ -190,7 +182,7 @@ def test_child_dies_with_us(tmp_path):
     """A child does not outlive its parent, even one that is killed."""
     program = (
         "import pathlib, sys, time\n"
-        "from deploy.kafka import Child\n"
+        "from deploy.child import Child\n"
         "child = Child('sleep', ['sleep', '600'], pathlib.Path(sys.argv[1]))\n"
         "print(child.pid, flush=True)\n"
         "time.sleep(600)\n"
