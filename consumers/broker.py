@@ -1,0 +1,557 @@
+"""Kafka as the loop needs it, over confluent-kafka: one Consumer, one Producer, one thread.
+
+Also the probe that asks where the logs end, with a client and a thread of its own, because a
+second thread at the Consumer waits until the first one's call returns.
+
+Facts of librdkafka 2.16 that shape this file, each seen against Apache Kafka 4.3:
+- A synchronous commit, and close(), wait without bound for brokers that do not answer
+  (minutes, with socket.timeout.ms at 5 s). So commits are asynchronous, their answers come
+  with a later consume(), and close() runs in a thread that is left behind if it must be.
+- An asynchronous commit from within on_revoke is stored before the partitions move on.
+- An exception in a callback makes the call around it drop its messages, so callbacks keep
+  what went wrong, and it is raised once the call has returned.
+- purge() leaves an idempotent producer usable; what was in flight may be stored all the same.
+- After a leader change list_offsets answers FENCED_LEADER_EPOCH for good, until the client has
+  fetched metadata again.
+"""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from confluent_kafka import (
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    Producer,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient, OffsetSpec
+
+from consumers.lag import LagTracker
+from consumers.records import Headers, Output, Record
+from consumers.worker import (
+    Checkpoint,
+    CommitFailure,
+    Halted,
+    Interrupted,
+    Listener,
+    Partition,
+    Refusal,
+    Telemetry,
+)
+
+LibrdkafkaConfig = Mapping[str, Any]
+"""librdkafka keys, such as bootstrap.servers and security.protocol, and their values."""
+
+AfterGap = Literal["halt", "continue"]
+"""What to do when retention deleted records before they were read."""
+
+LOOKUP_SECONDS = 5.0
+MISSING_TOPIC_SECONDS = 10.0
+"""How long a topic may be unknown: a fresh one takes a moment to be known everywhere."""
+CLOSE_SECONDS = 10.0
+PROBE_SECONDS = 2.0
+
+_TRYING_ON = frozenset(
+    {
+        KafkaError._ALL_BROKERS_DOWN,  # noqa: SLF001 - the client's public names begin so
+        KafkaError._MAX_POLL_EXCEEDED,  # noqa: SLF001 - the next consume() joins again
+        KafkaError._PARTITION_EOF,  # noqa: SLF001
+        KafkaError._RESOLVE,  # noqa: SLF001
+        KafkaError._TIMED_OUT,  # noqa: SLF001
+        KafkaError._TIMED_OUT_QUEUE,  # noqa: SLF001
+        KafkaError._TRANSPORT,  # noqa: SLF001
+        KafkaError._WAIT_COORD,  # noqa: SLF001
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.NETWORK_EXCEPTION,
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.REQUEST_TIMED_OUT,
+    }
+)
+"""Troubles that librdkafka overcomes by itself once the brokers are back."""
+
+_UNKNOWN_TOPIC = frozenset(
+    {
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001
+        KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001
+    }
+)
+
+_NOT_AUTHORISED = frozenset(
+    {
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    }
+)
+
+_BEYOND_THE_LOG = frozenset(
+    {
+        KafkaError._AUTO_OFFSET_RESET,  # noqa: SLF001
+        KafkaError.OFFSET_OUT_OF_RANGE,
+    }
+)
+
+_REFUSED_FOR_GOOD = (
+    frozenset(
+        {
+            KafkaError.INVALID_RECORD,
+            KafkaError.INVALID_TIMESTAMP,
+            KafkaError.MSG_SIZE_TOO_LARGE,
+            KafkaError.POLICY_VIOLATION,
+            KafkaError.RECORD_LIST_TOO_LARGE,
+            KafkaError.TOPIC_EXCEPTION,
+            KafkaError.UNSUPPORTED_COMPRESSION_TYPE,
+            KafkaError.UNSUPPORTED_FOR_MESSAGE_FORMAT,
+        }
+    )
+    | _UNKNOWN_TOPIC
+    | _NOT_AUTHORISED
+)
+"""Answers to an output that no new client would change."""
+
+_MEMBERSHIP = frozenset(
+    {
+        KafkaError._ASSIGNMENT_LOST,  # noqa: SLF001
+        KafkaError.FENCED_INSTANCE_ID,
+        KafkaError.FENCED_MEMBER_EPOCH,
+        KafkaError.ILLEGAL_GENERATION,
+        KafkaError.REBALANCE_IN_PROGRESS,
+        KafkaError.STALE_MEMBER_EPOCH,
+        KafkaError.UNKNOWN_MEMBER_ID,
+    }
+)
+
+_COMMIT_NEVER = (
+    frozenset({KafkaError.INVALID_GROUP_ID, KafkaError.OFFSET_METADATA_TOO_LARGE})
+    | _UNKNOWN_TOPIC
+    | _NOT_AUTHORISED
+)
+
+
+def consumer_config(
+    config: LibrdkafkaConfig, group: str, max_poll_interval: float
+) -> dict[str, Any]:
+    """Complete the caller's keys for the Consumer; what the guarantee rests on is not theirs."""
+    ours: dict[str, Any] = {
+        "group.id": group,
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "auto.offset.reset": "error",
+        "isolation.level": "read_committed",
+        "allow.auto.create.topics": False,
+        "max.poll.interval.ms": int(max_poll_interval * 1000),
+    }
+    if config.get("group.protocol") != "consumer":  # there the broker assigns, and refuses this
+        ours["partition.assignment.strategy"] = "cooperative-sticky"
+    # a full prefetch queue would otherwise stop fetching for a whole second
+    return {"fetch.queue.backoff.ms": 50} | dict(config) | ours
+
+
+def producer_config(config: LibrdkafkaConfig) -> dict[str, Any]:
+    """Complete the caller's keys for the Producer; what the guarantee rests on is not theirs."""
+    return (
+        {
+            "compression.type": "lz4",
+            "linger.ms": 20,
+            "message.max.bytes": 2 * 1024 * 1024,
+            "message.timeout.ms": 120_000,
+        }
+        | dict(config)
+        | {
+            "acks": "all",
+            "enable.idempotence": True,
+            "delivery.report.only.error": True,
+            "partitioner": "murmur2_random",
+        }
+    )
+
+
+def start_offset(
+    partition: Partition, committed: int, log: tuple[int, int], after_gap: AfterGap
+) -> tuple[int, int]:
+    """Say where to begin reading, and how many records retention deleted unread.
+
+    `committed` is negative where nothing was committed; `log` is the first offset and the end.
+    Raises Halted where going on would hide a loss.
+    """
+    first, end = log
+    topic, number = partition
+    if committed < 0:
+        return first, 0
+    if committed > end:
+        raise Halted(
+            f"{topic}[{number}] ends at {end}, before the committed offset {committed}: the topic "
+            "was created anew or cut off; reset the group's offsets to say where to go on"
+        )
+    if committed >= first:
+        return committed, 0
+    if after_gap == "halt":
+        raise Halted(
+            f"retention deleted {first - committed} unread records of {topic}[{number}] "
+            f"(committed {committed}, the log begins at {first}); choose to continue after a gap, "
+            "or reset the group's offsets"
+        )
+    return first, first - committed
+
+
+class Broker:
+    """The loop's `Kafka`, reading one topic.
+
+    All calls come from one thread. `max_poll_interval` is in seconds; `clock` never goes back.
+    """
+
+    def __init__(
+        self,
+        config: LibrdkafkaConfig,
+        topic: str,
+        group: str,
+        *,
+        max_poll_interval: float = 300.0,
+        after_gap: AfterGap = "halt",
+        telemetry: Telemetry | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._topic = topic
+        self._after_gap = after_gap
+        self._telemetry = telemetry or Telemetry()
+        self._clock = clock
+        self._listener: Listener | None = None
+        self._carried: Interrupted | Halted | None = None
+        self._refusal: Refusal | None = None
+        self._missing_since: float | None = None
+        self._producer = Producer(
+            producer_config(config)
+            | {"on_delivery": self._on_delivery, "error_cb": self._on_producer_error}
+        )
+        self._consumer = Consumer(
+            consumer_config(config, group, max_poll_interval)
+            | {"on_commit": self._on_commit, "error_cb": self._on_consumer_error}
+        )
+
+    # -- what the loop asks --
+
+    def subscribe(self, listener: Listener) -> None:
+        """Join the group."""
+        self._listener = listener
+        self._consumer.subscribe(
+            [self._topic],
+            on_assign=self._on_assign,
+            on_revoke=self._on_revoke,
+            on_lost=self._on_lost,
+        )
+
+    def consume(self, limit: int, timeout: float) -> list[Record]:
+        """Give the next records; raise what went wrong in a callback meanwhile."""
+        try:
+            messages = self._consumer.consume(limit, timeout)
+        except KafkaException as problem:
+            raise Interrupted(f"reading failed: {_name(problem)}") from problem
+        self._raise_carried()
+        records = []
+        for message in messages:
+            error = message.error()
+            if error is None:
+                records.append(_record(message))
+            else:
+                self._judge(error, message)
+        if self._missing_since is not None:
+            self._look_for_topic(self._missing_since)
+        return records
+
+    def produce(self, output: Output) -> bool:
+        """Hand an output to librdkafka, which copies it; False if its queue is full."""
+        try:
+            self._producer.produce(
+                output.topic,
+                value=output.value,
+                key=output.key,
+                # the stub's list is invariant: a list of (str, bytes | None) does not fit
+                headers=output.headers,  # type: ignore[arg-type]
+            )
+        except BufferError:
+            return False
+        except KafkaException as problem:
+            size = len(output.value or b"")
+            refusal = _refusal(problem.args[0], output.topic, size)
+            ending = Halted if refusal.permanent else Interrupted
+            raise ending(refusal.reason) from problem
+        return True
+
+    def serve(self, timeout: float) -> None:
+        """Serve delivery reports, of which only failures reach Python."""
+        self._producer.poll(timeout)
+        self._raise_carried()
+
+    def flush(self, timeout: float) -> int:
+        """Wait for outputs in flight; poll() would not notice when the last one is stored."""
+        left = self._producer.flush(timeout)
+        self._raise_carried()
+        return left
+
+    def refused(self) -> Refusal | None:
+        """Tell the first refusal since the last purge; one that is permanent goes first."""
+        return self._refusal
+
+    def commit(self, checkpoints: Mapping[Partition, Checkpoint]) -> None:
+        """Send a commit; its answer comes with a later consume()."""
+        offsets = [
+            TopicPartition(topic, number, checkpoint.next_offset, metadata=checkpoint.passport)
+            for (topic, number), checkpoint in checkpoints.items()
+        ]
+        try:
+            self._consumer.commit(offsets=offsets, asynchronous=True)
+        except KafkaException as problem:
+            raise Interrupted(f"a commit could not be sent: {_name(problem)}") from problem
+
+    def purge(self) -> None:
+        """Drop queued and in-flight outputs, and serve the reports that say so."""
+        self._producer.purge()
+        self._producer.flush(1.0)
+        self._refusal = None
+
+    def close(self) -> None:
+        """Leave the group and close both clients, within CLOSE_SECONDS.
+
+        If the brokers do not answer, the closing is left to a thread that ends with the process.
+        """
+        self._listener = None
+        leaving = threading.Thread(target=self._leave, name="kafka-leaving", daemon=True)
+        leaving.start()
+        leaving.join(CLOSE_SECONDS)
+
+    def _leave(self) -> None:
+        self._producer.close()
+        self._consumer.close()
+
+    # -- what librdkafka calls, from within consume(), poll() and flush() --
+
+    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        if self._listener is None or self._carried is not None or not partitions:
+            return
+        try:
+            starts = self._starts(partitions)
+            consumer.incremental_assign(
+                [TopicPartition(topic, number, start) for (topic, number), start in starts.items()]
+            )
+            self._listener.assigned(starts)
+        except KafkaException as problem:
+            self._carried = Interrupted(f"no start for new partitions: {_name(problem)}")
+        except (Interrupted, Halted) as end:
+            self._carried = end
+
+    def _starts(self, partitions: list[TopicPartition]) -> dict[Partition, int]:
+        starts = {}
+        for found in self._consumer.committed(partitions, timeout=LOOKUP_SECONDS):
+            if found.error is not None:
+                raise KafkaException(found.error)
+            log = self._consumer.get_watermark_offsets(found, timeout=LOOKUP_SECONDS)
+            partition = (found.topic, found.partition)
+            starts[partition], lost = start_offset(partition, found.offset, log, self._after_gap)
+            if lost:
+                self._telemetry.lost_to_retention(partition, lost)
+        return starts
+
+    def _on_revoke(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        if self._listener is None:
+            return
+        try:
+            self._listener.revoked(_names(partitions))
+        except (Interrupted, Halted) as end:
+            self._carried = self._carried or end
+
+    def _on_lost(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        if self._listener is not None:
+            self._listener.lost(_names(partitions))
+
+    def _on_commit(self, error: KafkaError | None, offsets: list[TopicPartition]) -> None:
+        if self._listener is None:
+            return
+        errors = [error] if error is not None else []
+        errors += [found.error for found in offsets if found.error is not None]
+        for problem in errors:
+            if problem.code() in _COMMIT_NEVER or problem.fatal():
+                self._carried = self._carried or Halted(
+                    f"offsets of {self._topic} cannot be committed: {problem.name()}"
+                )
+        if errors:
+            lost = any(problem.code() in _MEMBERSHIP for problem in errors)
+            why: CommitFailure = "membership" if lost else "unanswered"
+            self._listener.commit_failed(why)
+        else:
+            self._listener.committed(
+                {(found.topic, found.partition): found.offset for found in offsets}
+            )
+
+    def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
+        if error is None:
+            return
+        refusal = _refusal(error, message.topic() or "?", len(message.value() or b""))
+        if self._refusal is None or (refusal.permanent and not self._refusal.permanent):
+            self._refusal = refusal
+
+    def _on_producer_error(self, error: KafkaError) -> None:
+        self._telemetry.client_error(error.name())
+        if error.fatal():  # cured by a new producer: a broken sequence ends with its producer
+            self._carried = self._carried or Interrupted(
+                f"the producer cannot go on: {error.name()}"
+            )
+
+    def _on_consumer_error(self, error: KafkaError) -> None:
+        self._telemetry.client_error(error.name())
+        if error.fatal():
+            self._carried = self._carried or Halted(f"the group refuses us: {error.name()}")
+
+    # -- what it means --
+
+    def _raise_carried(self) -> None:
+        if self._carried is not None:
+            raise self._carried
+
+    def _judge(self, error: KafkaError, message: Message) -> None:
+        """Go on, note a missing topic, or end, by what a consumed error says."""
+        code = error.code()
+        self._telemetry.client_error(error.name())
+        if code in _UNKNOWN_TOPIC:
+            if self._missing_since is None:
+                self._missing_since = self._clock()
+        elif code in _NOT_AUTHORISED:
+            raise Halted(f"not authorised to read {self._topic} in this group: {error.name()}")
+        elif code in _BEYOND_THE_LOG:
+            # the next incarnation looks the log's start up and says what was lost
+            raise Interrupted(
+                f"{self._topic}[{message.partition()}] no longer has the offset to be read"
+            )
+        elif error.fatal():
+            raise Halted(f"the group refuses us: {error.name()}")
+        elif code not in _TRYING_ON:
+            raise Interrupted(f"reading {self._topic} failed: {error.name()}")
+
+    def _look_for_topic(self, missing_since: float) -> None:
+        """Halt if the topic is still missing; librdkafka reports that only once."""
+        if self._clock() - missing_since < MISSING_TOPIC_SECONDS:
+            return
+        try:
+            known = self._consumer.list_topics(self._topic, timeout=LOOKUP_SECONDS).topics
+        except KafkaException as problem:
+            raise Interrupted(f"{self._topic} cannot be looked up: {_name(problem)}") from problem
+        if self._topic not in known or known[self._topic].error is not None:
+            raise Halted(_no_such_topic(self._topic))
+        self._missing_since = None
+
+
+class EndProbe:
+    """Tells a LagTracker every PROBE_SECONDS where the logs of owned partitions end.
+
+    A probe that gets no answer tells nothing, and the lag becomes absent instead of wrong.
+    """
+
+    def __init__(
+        self,
+        config: LibrdkafkaConfig,
+        lag: LagTracker,
+        *,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._admin = AdminClient(dict(config))
+        self._lag = lag
+        self._now = now
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="kafka-end-probe", daemon=True)
+
+    def start(self) -> None:
+        """Begin to ask."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop asking; returns at once, or when the question under way has timed out."""
+        self._stopping.set()
+        self._thread.join(2 * PROBE_SECONDS)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self.ask()
+            self._stopping.wait(PROBE_SECONDS)
+
+    def ask(self) -> None:
+        """Ask once and pass on what was answered."""
+        owned = self._lag.owned()
+        if not owned:
+            return
+        asked_at = self._now()
+        wanted = {
+            TopicPartition(topic, number): OffsetSpec.latest()  # type: ignore[no-untyped-call] # a classmethod without annotations
+            for topic, number in owned
+        }
+        ends = {}
+        for asked, answer in self._admin.list_offsets(
+            wanted, request_timeout=PROBE_SECONDS
+        ).items():
+            try:
+                ends[asked.topic, asked.partition] = answer.result().offset
+            except KafkaException:
+                continue
+        self._lag.observed(ends, asked_at)
+        self._refresh({topic for topic, _ in set(owned) - ends.keys()})
+
+    def _refresh(self, topics: set[str]) -> None:
+        """Fetch the metadata of topics that gave no answer, so that the next question has one."""
+        for topic in topics:
+            with contextlib.suppress(KafkaException):
+                self._admin.list_topics(topic, timeout=PROBE_SECONDS)
+
+
+def _record(message: Message) -> Record:
+    headers: Headers = message.headers() or []  # type: ignore[assignment] # consumed ones are always a list with values of bytes
+    return Record(
+        topic=message.topic() or "",
+        partition=_known(message.partition()),
+        offset=_known(message.offset()),
+        timestamp=message.timestamp()[1],
+        key=message.key(),
+        value=message.value(),
+        headers=headers,
+    )
+
+
+def _known(number: int | None) -> int:
+    """A consumed message has a partition and an offset; only its type says it may not."""
+    if number is None:
+        raise Interrupted("a record came without its coordinates")
+    return number
+
+
+def _names(partitions: Sequence[TopicPartition]) -> list[Partition]:
+    return [(found.topic, found.partition) for found in partitions]
+
+
+def _name(problem: KafkaException) -> str:
+    name: str = problem.args[0].name()
+    return name
+
+
+def _no_such_topic(topic: str) -> str:
+    return f"{topic} does not exist; `python -m deploy topics apply` creates it"
+
+
+def _refusal(error: KafkaError, topic: str, size: int) -> Refusal:
+    """Put into one sentence why an output was not stored; never with its content."""
+    code = error.code()
+    if code in _UNKNOWN_TOPIC:
+        reason = _no_such_topic(topic)
+    elif code in _NOT_AUTHORISED:
+        reason = f"not authorised to write {topic}: {error.name()}"
+    elif code == KafkaError.MSG_SIZE_TOO_LARGE:
+        reason = (
+            f"an output of {size} bytes is too large for {topic}; "
+            "`python -m deploy topics apply` sets the sizes that fit together"
+        )
+    else:
+        reason = f"{topic} did not take an output: {error.name()}"
+    return Refusal(reason, permanent=code in _REFUSED_FOR_GOOD)
