@@ -150,8 +150,11 @@ def consumer_config(
     }
     if config.get("group.protocol") != "consumer":  # there the broker assigns, and refuses this
         ours["partition.assignment.strategy"] = "cooperative-sticky"
-    # a full prefetch queue would otherwise stop fetching for a whole second
-    return {"fetch.queue.backoff.ms": 50} | dict(config) | ours
+    defaults = {
+        "fetch.queue.backoff.ms": 50,  # else a full prefetch queue stops fetching for a second
+        "queued.max.messages.kbytes": 16 * 1024,  # prefetched ahead of the loop, in memory
+    }
+    return defaults | dict(config) | ours
 
 
 def producer_config(config: LibrdkafkaConfig) -> dict[str, Any]:
@@ -226,6 +229,7 @@ class Broker:
         self._carried: Interrupted | Halted | None = None
         self._refusal: Refusal | None = None
         self._missing_since: float | None = None
+        self._admin = AdminClient(dict(config))
         self._producer = Producer(
             producer_config(config)
             | {"on_delivery": self._on_delivery, "error_cb": self._on_producer_error}
@@ -347,13 +351,24 @@ class Broker:
             self._carried = end
 
     def _starts(self, partitions: list[TopicPartition]) -> dict[Partition, int]:
-        starts = {}
+        """Look up where to begin; asked in one question each, and not on the consumer's connection.
+
+        There an answer would wait behind the fetch under way, half a second for every partition.
+        """
+        committed = {}
         for found in self._consumer.committed(partitions, timeout=LOOKUP_SECONDS):
             if found.error is not None:
                 raise KafkaException(found.error)
-            log = self._consumer.get_watermark_offsets(found, timeout=LOOKUP_SECONDS)
-            partition = (found.topic, found.partition)
-            starts[partition], lost = start_offset(partition, found.offset, log, self._after_gap)
+            committed[found.topic, found.partition] = found.offset
+        first = log_offsets(self._admin, list(committed), OffsetSpec.earliest())  # type: ignore[no-untyped-call] # a classmethod without annotations
+        end = log_offsets(self._admin, list(committed), OffsetSpec.latest())  # type: ignore[no-untyped-call] # a classmethod without annotations
+        starts = {}
+        for partition, offset in committed.items():
+            if partition not in first or partition not in end:
+                topic, number = partition
+                raise Interrupted(f"{topic}[{number}] does not say where its log begins and ends")
+            log = (first[partition], end[partition])
+            starts[partition], lost = start_offset(partition, offset, log, self._after_gap)
             if lost:
                 self._telemetry.lost_to_retention(partition, lost)
         return starts
@@ -485,26 +500,30 @@ class EndProbe:
         if not owned:
             return
         asked_at = self._now()
-        wanted = {
-            TopicPartition(topic, number): OffsetSpec.latest()  # type: ignore[no-untyped-call] # a classmethod without annotations
-            for topic, number in owned
-        }
-        ends = {}
-        for asked, answer in self._admin.list_offsets(
-            wanted, request_timeout=PROBE_SECONDS
-        ).items():
-            try:
-                ends[asked.topic, asked.partition] = answer.result().offset
-            except KafkaException:
-                continue
+        ends = log_offsets(self._admin, owned, OffsetSpec.latest(), PROBE_SECONDS)  # type: ignore[no-untyped-call] # a classmethod without annotations
         self._lag.observed(ends, asked_at)
-        self._refresh({topic for topic, _ in set(owned) - ends.keys()})
 
-    def _refresh(self, topics: set[str]) -> None:
-        """Fetch the metadata of topics that gave no answer, so that the next question has one."""
-        for topic in topics:
-            with contextlib.suppress(KafkaException):
-                self._admin.list_topics(topic, timeout=PROBE_SECONDS)
+
+def log_offsets(
+    admin: AdminClient,
+    partitions: Sequence[Partition],
+    which: OffsetSpec,
+    timeout: float = LOOKUP_SECONDS,
+) -> dict[Partition, int]:
+    """Ask where logs begin or end; partitions that give no answer are left out.
+
+    After a change of leader the answer is FENCED_LEADER_EPOCH for ever unless the metadata is
+    fetched anew (librdkafka 2.16), so that the next question has an answer.
+    """
+    wanted = {TopicPartition(topic, number): which for topic, number in partitions}
+    offsets: dict[Partition, int] = {}
+    for asked, answer in admin.list_offsets(wanted, request_timeout=timeout).items():
+        with contextlib.suppress(KafkaException):
+            offsets[asked.topic, asked.partition] = answer.result().offset
+    for topic in {topic for topic, _ in set(partitions) - offsets.keys()}:
+        with contextlib.suppress(KafkaException):
+            admin.list_topics(topic, timeout=timeout)
+    return offsets
 
 
 def _record(message: Message) -> Record:

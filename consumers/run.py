@@ -25,13 +25,14 @@ from gateway.delivery import (
     output_topic,
     raw_topic,
 )
-from gateway.kafka import ClusterUnreachable, TopicNeeds, topic_problem
+from gateway.kafka import ClientLog, ClusterUnreachable, TopicNeeds, topic_problem
 from gateway.process import (
     Admin,
     ConfigurationError,
     Readiness,
     Sparing,
     on_stop_signals,
+    settle_memory,
 )
 
 VERSION = "0.1.0"
@@ -120,6 +121,7 @@ def run(provider: str, settings: Settings) -> bool:
     stop = threading.Event()
     on_stop_signals(stop.set)
     log.info("starting", provider=provider, group=group, admin=str(admin.address), pid=os.getpid())
+    client = {**settings.kafka, "logger": ClientLog()}
     fates = Fates(provider, normalizer, encoder(settings.prefix), settings.keys, prefix)
 
     def decide(record: Record) -> Sequence[Output]:
@@ -130,7 +132,7 @@ def run(provider: str, settings: Settings) -> bool:
     def start() -> Worker:
         loop = LoopSettings(mapping_revision=normalizer.REVISION)
         broker = Broker(
-            settings.kafka,
+            client,
             raw_topic(provider, prefix),
             group,
             max_poll_interval=loop.max_poll_interval,
@@ -145,8 +147,9 @@ def run(provider: str, settings: Settings) -> bool:
     try:
         if not _topics_granted(provider, settings, readiness, stop):
             return True
-        probe = EndProbe(settings.kafka, meter)
+        probe = EndProbe(client, meter)
         probe.start()
+        settle_memory()
         try:
             finished = keep_going(start, stop.is_set, pause, meter)
         finally:

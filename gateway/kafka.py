@@ -7,10 +7,13 @@ import re
 from collections.abc import Mapping, Sequence
 
 import msgspec
+import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient, ConfigResource, ConfigSource, ResourceType
 
 from gateway.process import ConfigurationError, read_secret_file
+
+log = structlog.get_logger()
 
 OURS = frozenset(
     {
@@ -91,6 +94,17 @@ def topic_prefix(environ: Mapping[str, str]) -> str:
             f"TOPIC_PREFIX is {prefix!r}; it should hold only letters, digits, dot, _ and -"
         )
     return prefix
+
+
+class ClientLog:
+    """librdkafka's own log lines, at our debug level: what matters arrives as an error.
+
+    Given to a client as its `logger`, so that its lines do not stand between our JSON.
+    """
+
+    def log(self, level: int, message: str, *arguments: object) -> None:
+        """Take one line, as a standard logger does."""
+        log.debug("librdkafka", level=level, line=message % arguments if arguments else message)
 
 
 class TopicNeeds(msgspec.Struct, frozen=True, kw_only=True):

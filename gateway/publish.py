@@ -13,6 +13,7 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from gateway.delivery import PRODUCER_MESSAGE_BYTES, Delivery, raw_topic
+from gateway.kafka import ClientLog
 from gateway.metrics import GatewayMetrics
 from gateway.process import Sparing
 from gateway.rejections import (
@@ -75,7 +76,7 @@ class Publisher:
             "message.timeout.ms": max(1000, int(deadline * 1000) - 1000),
             "queue.buffering.max.messages": max(100_000, 2 * max_in_flight),
             "error_cb": self._on_error,
-            "logger": _LibrdkafkaLog(),
+            "logger": ClientLog(),
         }
         self._producer = Producer(self._config)
         self._waiting: deque[tuple[float, asyncio.Future[None]]] = deque()
@@ -189,13 +190,6 @@ class Publisher:
         self._producer = Producer(self._config)
         self._fatal = False
         log.error("producer_replaced", why="fatal error; see the line before")
-
-
-class _LibrdkafkaLog:
-    """librdkafka's own log lines, at our debug level: what matters arrives as an error."""
-
-    def log(self, level: int, message: str, *arguments: object) -> None:
-        log.debug("librdkafka", level=level, line=message % arguments if arguments else message)
 
 
 def _failure(error: KafkaError) -> tuple[str, Reason]:
