@@ -6,6 +6,7 @@ from typing import Literal
 import msgspec
 
 from consumers.records import Headers, Output, Record
+from gateway.process import raised_at
 
 ErrorKind = Literal[
     "invalid_json", "schema_mismatch", "unknown_type", "out_of_range", "inconsistent", "bug"
@@ -17,9 +18,9 @@ _MSGSPEC_PATH = re.compile(r" - at `(\$[A-Za-z0-9_.\-\[\]]{0,200})`$")
 class Failure(Exception):  # noqa: N818 - a fate of a record, not an error of the program
     """A record (or one item of it) that cannot become an event; it goes to the dead letters.
 
-    `path` names a field in the payload by our own field names, never a value; `error_class`
-    is the class of the exception behind it. The text of that exception is dropped: msgspec
-    prints values.
+    `path` names a field in the payload by our own field names, never a value (for a `bug`, the
+    line of our code); `error_class` is the class of the exception behind it. The text of that
+    exception is dropped: msgspec prints values.
     """
 
     def __init__(self, kind: ErrorKind, *, path: str = "$", error_class: str = "Failure") -> None:
@@ -42,7 +43,7 @@ def failure_of(error: Exception) -> Failure:
         case msgspec.DecodeError() | UnicodeDecodeError() | RecursionError():
             return Failure("invalid_json", error_class=name)
         case _:
-            return Failure("bug", error_class=name)
+            return Failure("bug", path=raised_at(error), error_class=name)
 
 
 def dead_letter(record: Record, failure: Failure, topic: str, mapping_revision: int) -> Output:

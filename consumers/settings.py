@@ -10,7 +10,7 @@ from consumers.identity import Keys
 from consumers.registry import schema_id
 from gateway.delivery import output_topic
 from gateway.kafka import client_config, topic_prefix
-from gateway.process import Address, ConfigurationError, read_secret_file
+from gateway.process import Address, ConfigurationError, log_level, read_secret_file
 
 LEAST_KEY_BYTES = 32
 
@@ -44,7 +44,7 @@ def load_settings(environ: Mapping[str, str], *, demo: bool = False) -> Settings
             environ, "CONSUMER_RETENTION_GAP", {"stop": False, "continue": True}
         ),
         single_copy=_choice(environ, "CONSUMER_SINGLE_COPY", {"0": False, "1": True}),
-        log_level=environ.get("LOG_LEVEL", "info"),
+        log_level=log_level(environ),
     )
 
 
@@ -88,7 +88,10 @@ def _key(environ: Mapping[str, str], name: str, *, demo: bool) -> bytes:
             f"{name} is not set: give {LEAST_KEY_BYTES} or more random bytes as text, in {name} "
             f"or a file named by {file_name}, and keep them (or try things out with --demo)"
         )
-    key = text.encode()
+    try:
+        key = text.encode()
+    except UnicodeEncodeError:
+        raise ConfigurationError(f"{shown} is not UTF-8 text") from None
     if len(key) < LEAST_KEY_BYTES:
         raise ConfigurationError(
             f"{shown} holds {len(key)} bytes; a key needs at least {LEAST_KEY_BYTES}, for "

@@ -5,7 +5,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
@@ -14,12 +14,10 @@ from gateway.providers import PROVIDERS, Provider
 from gateway.receive import Endpoint
 from gateway.signatures import Secret
 
-Environment = Literal["production", "sandbox"]
-
 _KEY_ID = re.compile(r"[a-z0-9-]{1,32}", re.ASCII)
 _ENDPOINT_NAME = re.compile(r"[a-z0-9-]{1,64}", re.ASCII)
 # 128 bits or more: 22 characters of base64url, or 32 hex digits
-_PATH_TOKEN = re.compile(r"[A-Za-z0-9_-]{22,256}", re.ASCII)
+_PATH_TOKEN = re.compile(r"(?![0-9a-fA-F]{22,31}$)[A-Za-z0-9_-]{22,256}", re.ASCII)
 
 
 class Endpoints(msgspec.Struct, frozen=True):
@@ -53,7 +51,7 @@ class _SecretEntry(msgspec.Struct, forbid_unknown_fields=True):
 class _EndpointEntry(msgspec.Struct, forbid_unknown_fields=True):
     name: str
     provider: str
-    environment: Environment
+    environment: str
     secrets: list[_SecretEntry] = []
     secrets_file: str | None = None
     path_token: str | None = None
@@ -91,8 +89,10 @@ def _from_environment(environ: Mapping[str, str], files: list[Path]) -> list[End
         secrets = _environment_secrets(environ, prefix, files)
         if secrets is None:
             continue
-        environment = environ.get(f"{prefix}_ENVIRONMENT", "production")
-        token = environ.get(f"{prefix}_PATH_TOKEN")
+        variable = f"{prefix}_ENVIRONMENT"
+        environment = _environment(environ.get(variable, "production"), variable)
+        variable = f"{prefix}_PATH_TOKEN"
+        token = _path_token(environ.get(variable), variable)
         endpoints.append(
             _endpoint(provider.name, provider, secrets, environment, token, {}, prefix)
         )
@@ -147,11 +147,21 @@ def _from_file(path: Path, files: list[Path]) -> list[Endpoint]:
         else:
             secrets = _secrets(entry.secrets, here, files)
         token = entry.path_token
+        if entry.path_token is not None and entry.path_token_file is not None:
+            raise ConfigurationError(f"{here}: give path_token or path_token_file, not both")
         if entry.path_token_file is not None:
             files.append(Path(entry.path_token_file))
             token = read_secret_file(entry.path_token_file, f"{here}: path_token_file")
         endpoints.append(
-            _endpoint(entry.name, provider, secrets, entry.environment, token, entry.options, here)
+            _endpoint(
+                entry.name,
+                provider,
+                secrets,
+                _environment(entry.environment, f"{here}: environment"),
+                _path_token(token, f"{here}: path_token"),
+                entry.options,
+                here,
+            )
         )
     return endpoints
 
@@ -161,7 +171,7 @@ def _endpoint(
     provider: Provider,
     secrets: Sequence[Secret],
     environment: str,
-    path_token: str | None,
+    path_token: bytes | None,
     options: Mapping[str, Any],
     where: str,
 ) -> Endpoint:
@@ -169,20 +179,16 @@ def _endpoint(
         raise ConfigurationError(
             f"{where}: a name is 1 to 64 of a-z, 0-9 and -; it becomes a path and a metric label"
         )
-    if environment not in {"production", "sandbox"}:
-        raise ConfigurationError(
-            f"{where}: the environment is {environment!r}; it should be production or sandbox"
-        )
-    if path_token is not None and not _PATH_TOKEN.fullmatch(path_token):
-        raise ConfigurationError(
-            f"{where}: a path token is 22 to 256 of A-Z, a-z, 0-9, - and _ (128 bits or more)"
-        )
+    if name == "unknown":
+        raise ConfigurationError(f"{where}: the name unknown is the label of unknown paths")
     if path_token is None and provider.needs_path_token:
         raise ConfigurationError(
             f"{where}: {provider.title} needs a path token, because its signature does not say "
             "for whom a delivery is"
         )
     _known_keys(options, provider.options, f"{where}: options")
+    if not provider.names_client and any(secret.client is not None for secret in secrets):
+        raise ConfigurationError(f"{where}: {provider.title} names no client; leave client out")
     with_client = sum(secret.client is not None for secret in secrets)
     if with_client not in {0, len(secrets)}:
         raise ConfigurationError(
@@ -193,8 +199,25 @@ def _endpoint(
         provider=provider,
         scheme=provider.scheme(secrets, options),
         environment=environment,
-        path_token=path_token.encode() if path_token is not None else None,
+        path_token=path_token,
     )
+
+
+def _environment(text: str, where: str) -> str:
+    if text not in {"production", "sandbox"}:
+        raise ConfigurationError(f"{where} is {text!r}; it should be production or sandbox")
+    return text
+
+
+def _path_token(text: str | None, where: str) -> bytes | None:
+    if text is None:
+        return None
+    if not _PATH_TOKEN.fullmatch(text):
+        raise ConfigurationError(
+            f"{where}: a path token is 22 to 256 of A-Z, a-z, 0-9, - and _, at least 32 if they "
+            "are hex digits (128 bits or more)"
+        )
+    return text.encode()
 
 
 def _secrets(entries: Sequence[_SecretEntry], where: str, files: list[Path]) -> list[Secret]:
@@ -234,6 +257,9 @@ def _converted(value: Any, kind: Any, entry: type[msgspec.Struct], where: str) -
         for item in value:
             if isinstance(item, dict):
                 _known_keys(item, entry.__struct_fields__, where)
+                for secret in item.get("secrets", []) if entry is _EndpointEntry else []:
+                    if isinstance(secret, dict):
+                        _known_keys(secret, _SecretEntry.__struct_fields__, where)
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:

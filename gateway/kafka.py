@@ -18,6 +18,7 @@ log = structlog.get_logger()
 OURS = frozenset(
     {
         "acks",
+        "request.required.acks",  # librdkafka's other name for it
         "enable.idempotence",
         "enable.auto.commit",
         "enable.auto.offset.store",
@@ -30,15 +31,22 @@ OURS = frozenset(
 # KAFKA_PORT_9092_TCP_ADDR and their like into every pod; none of them is meant for us.
 _INJECTED = re.compile(r"_PORT$|_SERVICE_HOST$|_PORT_|_SERVICE_PORT")
 _TOPIC_PREFIX = re.compile(r"[A-Za-z0-9._-]{0,100}", re.ASCII)
-_NO_SUCH_KEY = re.compile(r'No such configuration property: "([^"]+)"')
-_SECRET = re.compile(r"password|secret|\.pem$|oauthbearer\.config")
+_OF_ONE_KEY = re.compile(r"configuration property|Expected \w+ value")
+# Keys whose value is a path for librdkafka itself.
+_PATHS = frozenset(
+    {
+        "sasl.oauthbearer.assertion.private.key.file",
+        "sasl.oauthbearer.assertion.jwt.template.file",
+    }
+)
+_SECRET = re.compile(r"password|passphrase|secret|\.pem$|oauthbearer\.config")
 
 
 def client_config(environ: Mapping[str, str]) -> dict[str, str]:
     """Read every KAFKA_<KEY> variable as a librdkafka key, underscores as dots.
 
-    `KAFKA_<KEY>_FILE` reads the value from a file, losing one trailing newline (librdkafka has
-    no key that ends so). Raises ConfigurationError for a key librdkafka does not
+    `KAFKA_<KEY>_FILE` reads the value from a file, losing one trailing newline, but for the keys
+    of which librdkafka wants a path itself. Raises ConfigurationError for a key librdkafka does not
     know, one that is ours, or a missing KAFKA_BOOTSTRAP_SERVERS.
     """
     config: dict[str, str] = {}
@@ -46,20 +54,17 @@ def client_config(environ: Mapping[str, str]) -> dict[str, str]:
     for name, value in environ.items():
         if not name.startswith("KAFKA_") or _INJECTED.search(name):
             continue
-        from_file = name.endswith("_FILE")
-        key = _key(name.removesuffix("_FILE"))
+        from_file = name.endswith("_FILE") and _key(name) not in _PATHS
+        key = _key(name.removesuffix("_FILE") if from_file else name)
+        if key in variables:
+            raise ConfigurationError(f"{variables[key]} and {name} are both set; set one of them")
         if key in OURS:
             raise ConfigurationError(
                 f"{name} cannot be set: {key} carries one of Verihook's promises; unset it"
             )
         config[key] = read_secret_file(value, name) if from_file else value
         variables[key] = name
-    unknown = _unknown_key(config)
-    if unknown is not None:
-        raise ConfigurationError(
-            f"{variables[unknown]} names no librdkafka setting ({unknown}); check the spelling, "
-            "or rename the variable if it is not meant for Verihook"
-        )
+    _judge(config, variables)
     if not config.get("bootstrap.servers"):
         raise ConfigurationError(
             "KAFKA_BOOTSTRAP_SERVERS is not set: give host:port of one or more Kafka brokers"
@@ -71,13 +76,31 @@ def _key(variable: str) -> str:
     return variable.removeprefix("KAFKA_").lower().replace("_", ".")
 
 
-def _unknown_key(config: Mapping[str, str]) -> str | None:
-    """Ask librdkafka itself; a wrong value is judged later, by the client that gets it."""
+def _judge(config: Mapping[str, str], variables: Mapping[str, str]) -> None:
+    """Let librdkafka itself judge names and values; never quotes a value."""
+    if _complaint(config) is None:
+        return
+    for key, value in config.items():
+        complaint = _complaint({key: value})
+        if complaint is None:
+            continue
+        if "No such configuration property" in complaint:
+            raise ConfigurationError(
+                f"{variables[key]} names no librdkafka setting ({key}); check the spelling, or "
+                "rename the variable if it is not meant for Verihook"
+            )
+        raise ConfigurationError(
+            f"{variables[key]} cannot be used: it holds no value that librdkafka takes for {key}"
+        )
+
+
+def _complaint(config: Mapping[str, str]) -> str | None:
+    """Give what librdkafka says against a name or a value; keys that lack others are for later."""
     try:
         Producer({**config, "bootstrap.servers": "", "log_level": "0"})
     except KafkaException as error:
-        found = _NO_SUCH_KEY.search(str(error))
-        return found.group(1) if found else None
+        text = str(error)
+        return text if _OF_ONE_KEY.search(text) else None
     return None
 
 
@@ -147,10 +170,22 @@ def topic_problem(
             raise ClusterUnreachable(error.args[0].str()) from error
         except TimeoutError as error:
             raise ClusterUnreachable("no answer in time") from error
-        problem = _problem(resource.name, needs[resource.name], entries)
+        problem = _problem(resource.name, needs[resource.name], entries) or _too_few_copies(
+            admin, resource.name, needs[resource.name].min_insync_replicas, timeout
+        )
         if problem is not None:
             return f"{problem}; mend it with `python -m deploy topics apply`"
     return None
+
+
+def _too_few_copies(admin: AdminClient, topic: str, copies: int, timeout: float) -> str | None:
+    """Kafka 4 takes min.insync.replicas as at most the number of replicas there are (KIP-966)."""
+    try:
+        partitions = admin.list_topics(topic, timeout=timeout).topics[topic].partitions.values()
+    except KafkaException as error:
+        raise ClusterUnreachable(error.args[0].str()) from error
+    held = min((len(partition.replicas) for partition in partitions), default=0)
+    return f"{topic} has {held} replica(s), it needs {copies}" if held < copies else None
 
 
 _MAY_NOT: Sequence[int] = (

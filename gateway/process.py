@@ -6,7 +6,8 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -53,24 +54,46 @@ class Address(msgspec.Struct, frozen=True):
 def read_secret_file(path: str | Path, variable: str) -> str:
     """Read a secret from a file, losing exactly one trailing newline."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        # As bytes: text mode would turn every line end within the secret into a newline.
+        text = Path(path).read_bytes().decode()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigurationError(f"{variable} names {path}, which cannot be read: {reason}") from (
             error
         )
-    return text.removesuffix("\n").removesuffix("\r")
+    return text.removesuffix("\r\n") if text.endswith("\r\n") else text.removesuffix("\n")
 
 
 def checked_secret(value: str, name: str) -> bytes:
     """Give a secret's bytes; refuse one that is empty or too short, never showing it."""
-    secret = value.encode()
+    try:
+        secret = value.encode()
+    except UnicodeEncodeError:
+        raise ConfigurationError(f"{name} is not UTF-8 text") from None
     if len(secret) < LEAST_SECRET_BYTES:
         held = "set but empty" if not secret else f"only {len(secret)} bytes long"
         raise ConfigurationError(
             f"{name} is {held}; a secret needs at least {LEAST_SECRET_BYTES} bytes"
         )
     return secret
+
+
+def log_level(environ: Mapping[str, str]) -> str:
+    """Read LOG_LEVEL."""
+    level = environ.get("LOG_LEVEL", "info")
+    if level.upper() not in logging.getLevelNamesMapping():
+        raise ConfigurationError(
+            f"LOG_LEVEL is {level!r}; it should be debug, info, warning or error"
+        )
+    return level
+
+
+def raised_at(error: BaseException) -> str:
+    """Say where an error was raised; neither its text nor locals, which may hold payload."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames:
+        return "$"
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno} in {frames[-1].name}"
 
 
 def start_logging(level: str = "info") -> None:
@@ -88,7 +111,7 @@ def start_logging(level: str = "info") -> None:
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(
-            logging.getLevelNamesMapping().get(level.upper(), logging.INFO)
+            logging.getLevelNamesMapping()[level.upper()]
         ),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,

@@ -31,6 +31,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     body_limit: int = 900 * KIB
     refusal_status: int | None = None
     needs_path_token: bool = False
+    names_client: bool = False
 
     def record_key(self, signed: bytes) -> bytes:
         """Give the raw record's key: deliveries about one process share it, and so a partition.
@@ -116,6 +117,7 @@ PROVIDERS: Mapping[str, Provider] = {
             name="veriff",
             title="Veriff",
             scheme=_veriff,
+            names_client=True,
             # decision; user status, watchlist, INE; event, CURP; old watchlist; full auto
             ordering_key=first_of(
                 "verification.id", "sessionId", "id", "attemptId", "data.verification.id"

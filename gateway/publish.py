@@ -72,8 +72,8 @@ class Publisher:
             "partitioner": "murmur2_random",  # as Java clients, so that Flink co-partitions
             "message.max.bytes": PRODUCER_MESSAGE_BYTES,
             # librdkafka looks for timed-out messages about once a second: a second earlier than
-            # our own deadline, so that what was answered 503 is not sent much later.
-            "message.timeout.ms": max(1000, int(deadline * 1000) - 1000),
+            # our own deadline, so that what was answered 503 is not sent much later. 0 is for ever.
+            "message.timeout.ms": max(1, int(1000 * max(deadline - 1.0, deadline / 2))),
             "queue.buffering.max.messages": max(100_000, 2 * max_in_flight),
             "error_cb": self._on_error,
             "logger": ClientLog(),

@@ -101,6 +101,8 @@ async def _drained(webhooks: Webhooks, publisher: Publisher, seconds: float) -> 
             await webhooks.drain()
             return await publisher.close()
     except TimeoutError:
+        # granian waits for every connection: one stalled body would outlast us.
+        webhooks.abandon_bodies()
         return publisher.in_flight
 
 
@@ -119,20 +121,27 @@ async def _watch(
     readiness.set("accepting")
     log.info("ready", endpoints=sorted(endpoints.by_name))
     seen = endpoints.modified()
+    before: str | None = None
     while True:
         await asyncio.sleep(settings.tuning.reload_interval)
-        if not endpoints.changed_since(seen):
+        # A failed reload is tried again without a change: what it lacked may come by itself.
+        if before is None and not endpoints.changed_since(seen):
             continue
-        seen = endpoints.modified()
+        looked = endpoints.modified()
         try:
-            endpoints = load_endpoints(environ)
-            problem = await asyncio.to_thread(_topics_problem, settings, endpoints)
+            loaded = load_endpoints(environ)
+            problem = await asyncio.to_thread(_topics_problem, settings, loaded)
         except (ConfigurationError, ClusterUnreachable) as error:
             problem = str(error)
         if problem is not None:
-            metrics.reloads.labels("failed").inc()
-            log.error("reload_failed", why=problem, in_force="the configuration before")
+            if problem != before:
+                metrics.reloads.labels("failed").inc()
+                log.error("reload_failed", why=problem, in_force="the configuration before")
+            before = problem
             continue
+        endpoints, before = loaded, None
+        # Times from before the load where known, so that a write meanwhile is a change.
+        seen = {path: looked.get(path, now) for path, now in loaded.modified().items()}
         webhooks.use(endpoints.by_name)
         metrics.reloads.labels("ok").inc()
         log.info("reloaded", endpoints=sorted(endpoints.by_name))

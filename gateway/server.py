@@ -12,7 +12,7 @@ from granian.rsgi import HTTPProtocol, ProtocolClosed, ProtocolError, Scope
 
 from gateway.headers import Headers
 from gateway.metrics import EndpointMetrics, GatewayMetrics
-from gateway.process import Sparing
+from gateway.process import Sparing, raised_at
 from gateway.receive import Endpoint, receive
 from gateway.rejections import (
     BODY_TIMEOUT,
@@ -95,6 +95,13 @@ class Webhooks:
         self._closed = SHUTTING_DOWN
         await self._idle.wait()
 
+    def abandon_bodies(self) -> None:
+        """End every request whose body is still awaited."""
+        for task in list(self._reading):
+            del self._reading[task]
+            if task is not None:
+                task.cancel()
+
     async def __rsgi__(self, scope: Scope, proto: HTTPProtocol) -> None:
         """Answer one request, whatever happens."""
         began = time.perf_counter()
@@ -109,9 +116,10 @@ class Webhooks:
             self._of[endpoint.name].ended(result, 200)
         except Rejection as rejection:
             answer = self._refusal(rejection, endpoint, scope, delivery_id)
-        except Exception:
-            # The second of two broad excepts: one request. The sender learns nothing of it.
-            log.exception("unforeseen", delivery_id=delivery_id)
+        except Exception as error:  # noqa: BLE001 - the second of two: one request
+            # The sender learns nothing of it, the log neither its text nor locals.
+            name, place = type(error).__name__, raised_at(error)
+            log.error("unforeseen", delivery_id=delivery_id, error=name, raised_at=place)  # noqa: TRY400
             answer = self._refusal(Rejection(UNFORESEEN), endpoint, scope, delivery_id)
         status, headers, text = answer
         proto.response_str(status, headers, text)
@@ -159,10 +167,11 @@ class Webhooks:
             if isinstance(received, Acknowledged):
                 self._note(received, endpoint, delivery_id)
                 return _ACKNOWLEDGED
+            # Held before waiting: a reload meanwhile may drop the key that verified.
+            metrics = self._of[endpoint.name]
             await self._store.publish(received)
         finally:
             self._body_bytes -= len(body)
-        metrics = self._of[endpoint.name]
         metrics.body_bytes.observe(len(body))
         metrics.key_used[received.provenance.key_id].inc()
         if received.provenance.freshness == "stale":
@@ -182,6 +191,8 @@ class Webhooks:
         try:
             if declared is not None and declared <= _AT_ONCE:
                 body = await proto()
+                if self._body_bytes + len(body) > self._tuning.max_body_bytes:
+                    raise Rejection(OVERLOADED, "too many bytes of bodies are held")
                 self._body_bytes += len(body)
             else:
                 body = await self._chunks(proto, limit)
@@ -277,7 +288,8 @@ class Webhooks:
     def _named(self, scope: Scope) -> str:
         """Give the endpoint a refused path names, if it is one of ours, for the counters."""
         parts = scope.path.split("/", 3)
-        return parts[2] if len(parts) > 2 and parts[2] in self._endpoints else "unknown"
+        ours = len(parts) > 2 and parts[1] == "webhooks" and parts[2] in self._endpoints
+        return parts[2] if ours else "unknown"
 
 
 def _names(scope: Scope) -> Iterator[str]:

@@ -9,12 +9,12 @@ import msgspec
 from msgspec import Meta
 
 from gateway.kafka import client_config, topic_prefix
-from gateway.process import Address, ConfigurationError
+from gateway.process import Address, ConfigurationError, log_level
 
 # What Kubernetes injects into every pod when a Service is named gateway.
 _INJECTED = re.compile(r"GATEWAY_(PORT|SERVICE_HOST|SERVICE_PORT|PORT_.*|SERVICE_PORT_.*)")
 
-Positive = Annotated[int, Meta(ge=1)]
+Positive = Annotated[int, Meta(ge=1, le=1_000_000)]
 Seconds = Annotated[float, Meta(gt=0, le=300)]
 
 
@@ -31,7 +31,7 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
     """Retry-After of a 503, in seconds."""
     max_in_flight: Positive = 4096
     """Verified deliveries waiting for Kafka."""
-    max_body_bytes: Positive = 256 * 1024 * 1024
+    max_body_bytes: Annotated[int, Meta(ge=1, le=1 << 40)] = 256 * 1024 * 1024
     """Bytes of bodies held at one time, counted as received."""
     linger_ms: Annotated[int, Meta(ge=0, le=100)] = 2
     reload_interval: Seconds = 5.0
@@ -83,5 +83,5 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
         topic_prefix=topic_prefix(environ),
         kafka=client_config(environ),
         tuning=msgspec.convert(values, Tuning, strict=False),
-        log_level=environ.get("LOG_LEVEL", "info"),
+        log_level=log_level(environ),
     )
