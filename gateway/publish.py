@@ -81,6 +81,7 @@ class Publisher:
         self._producer = Producer(self._config)
         self._waiting: deque[tuple[float, asyncio.Future[None]]] = deque()
         self._unanswered = 0
+        self._handed_over = 0
         self._loop = asyncio.get_running_loop()
         self._timer = self._loop.call_later(_IDLE_SECONDS, self._pump)
         self._fatal = False
@@ -122,7 +123,7 @@ class Publisher:
             self._timer = self._loop.call_later(_BUSY_SECONDS, self._pump)
         self._unanswered += 1
         self._waiting.append((now + self._deadline, future))
-        self._metrics.produced.inc()
+        self._handed_over += 1
         return future
 
     async def close(self) -> int:
@@ -139,6 +140,9 @@ class Publisher:
     def _pump(self) -> None:
         """Serve delivery reports and expire what waited past the deadline; reschedules itself."""
         self._producer.poll(0)
+        if self._handed_over:
+            self._metrics.produced.inc(self._handed_over)
+            self._handed_over = 0
         waiting = self._waiting
         while waiting and waiting[0][1].done():
             waiting.popleft()

@@ -62,14 +62,15 @@ def receive(
 
 def _kept(headers: Headers, provider: Provider) -> list[tuple[str, bytes]]:
     """Give the kept headers as record headers; the size chain bounds them, see delivery.py."""
-    kept: list[tuple[str, bytes]] = []
-    total = largest = len(headers.get("content-type"))
-    for name, value in headers.kept(provider.kept_headers):
-        size = len(value)
-        total += size
-        largest = max(largest, size)
-        kept.append((HTTP_HEADER_PREFIX + name, value.encode("ascii", "replace")))
-    if largest > LARGEST_HEADER_BYTES or total > LARGEST_HEADERS_BYTES:
+    kept = [
+        (HTTP_HEADER_PREFIX + name, value.encode("ascii", "replace"))
+        for name, value in headers.kept(provider.kept_headers)
+    ]
+    sizes = [len(headers.get("content-type")), *[len(value) for _, value in kept]]
+    total = sum(sizes)
+    if total > LARGEST_HEADER_BYTES and (
+        max(sizes) > LARGEST_HEADER_BYTES or total > LARGEST_HEADERS_BYTES
+    ):
         raise Rejection(
             HEADERS_TOO_LARGE, f"a header that would be kept exceeds {LARGEST_HEADER_BYTES} bytes"
         )

@@ -2,6 +2,7 @@
 
 import asyncio
 import hmac
+import itertools
 import os
 import time
 from collections.abc import Awaitable, Iterator, Mapping
@@ -71,6 +72,10 @@ class Webhooks:
         self._body_bytes = 0
         self._reading: dict[asyncio.Task[Any] | None, float] = {}
         self._closed: Reason | None = NOT_READY
+        self._loop = asyncio.get_running_loop()
+        # Delivery ids: 64 random bits of this process, then a count.
+        self._process_id = os.urandom(8).hex()
+        self._numbers = itertools.count(1)
         self._idle = asyncio.Event()
         self._idle.set()
         self._endpoints: Mapping[str, Endpoint] = {}
@@ -105,7 +110,7 @@ class Webhooks:
     async def __rsgi__(self, scope: Scope, proto: HTTPProtocol) -> None:
         """Answer one request, whatever happens."""
         began = time.perf_counter()
-        delivery_id = os.urandom(16).hex()
+        delivery_id = f"{self._process_id}{next(self._numbers):016x}"
         self._in_progress += 1
         self._idle.clear()
         endpoint: Endpoint | None = None
@@ -186,7 +191,7 @@ class Webhooks:
         normally (granian 2.8): only the declared length tells. A cut chunked body cannot be
         told; its signature will not match.
         """
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._loop)  # without the loop it asks the kernel for our pid
         self._reading[task] = time.monotonic()
         try:
             if declared is not None and declared <= _AT_ONCE:

@@ -848,8 +848,12 @@ def test_what_kafka_does_not_take_is_503(start, reason):
 
 def test_before_it_is_ready_it_answers_503(gateway):
     """Until the topics are known to hold what is promised nothing is accepted."""
-    fresh = Webhooks(gateway.endpoints, gateway.store, GatewayMetrics("0", "0"), gateway.tuning)
-    gateway.webhooks._closed = gateway.call(lambda: fresh._closed)
+
+    def fresh():
+        made = Webhooks(gateway.endpoints, gateway.store, GatewayMetrics("0", "0"), gateway.tuning)
+        return made._closed
+
+    gateway.webhooks._closed = gateway.call(fresh)
     answer = gateway.ask(request())
     assert answer.status == 503
     assert answer.headers["retry-after"] == "5"
