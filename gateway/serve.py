@@ -11,6 +11,7 @@ import threading
 from collections.abc import Mapping
 
 import confluent_kafka
+import msgspec
 import structlog
 from granian.constants import HTTPModes
 from granian.http import HTTP1Settings
@@ -256,12 +257,5 @@ def worker(settings: Settings, index: int) -> Settings:
     end_with_parent()
     if index == 1:
         return settings
-    host = settings.admin_listen.host
-    return Settings(
-        listen=settings.listen,
-        admin_listen=Address(host, 0),
-        topic_prefix=settings.topic_prefix,
-        kafka=settings.kafka,
-        tuning=settings.tuning,
-        log_level=settings.log_level,
-    )
+    admin_listen = Address(settings.admin_listen.host, 0)
+    return msgspec.structs.replace(settings, admin_listen=admin_listen)

@@ -18,6 +18,7 @@ from gateway.receive import Endpoint, receive
 from gateway.send import fixtures
 from gateway.signatures import Secret
 from tests.conftest import RECEIVED_AT
+from tests.record_revisions import RECORD, current, not_raised
 
 FIXTURES = fixtures()
 SECRET = Secret(id="default", value=b"a secret of the tests, long enough")
@@ -159,3 +160,25 @@ def test_the_markers_can_be_seen(keys):
     fate = fate_of(raw_record(fixture, json.dumps(payload).encode()), keys)
     meter = Meter("veriff", "g", frozenset(), ("v", "l"), lambda: 0.0)
     assert any(b"mArKeR" in leaving for leaving in everything_that_leaves(fate, meter))
+
+
+def test_events_change_only_under_a_raised_revision():
+    """The same payload gives another event only under a higher mapping revision."""
+    recorded, now = json.loads(RECORD.read_text()), current()
+    assert not_raised(recorded, now) == [], "raise the normalizer's REVISION"
+    assert recorded == now, "take it over with `python -m tests.record_revisions`"
+
+
+@pytest.mark.parametrize(
+    ("changed", "found"),
+    [
+        ({"events": "other"}, ["veriff/x"]),
+        ({"events": "other", "revision": 2}, []),
+        ({"events": "other", "payload": "other"}, []),
+        ({}, []),
+    ],
+)
+def test_what_counts_as_not_raised(changed, found):
+    """Another event, of the same payload, under the same revision."""
+    was = {"veriff/x": {"revision": 1, "payload": "p", "events": "e"}}
+    assert not_raised(was, {"veriff/x": was["veriff/x"] | changed}) == found
