@@ -113,6 +113,17 @@ class Webhooks:
         delivery_id = f"{self._process_id}{next(self._numbers):016x}"
         self._in_progress += 1
         self._idle.clear()
+        try:
+            status, headers, text = await self._answer(scope, proto, delivery_id, began)
+            proto.response_str(status, headers, text)
+        finally:
+            self._in_progress -= 1
+            if not self._in_progress:
+                self._idle.set()
+
+    async def _answer(
+        self, scope: Scope, proto: HTTPProtocol, delivery_id: str, began: float
+    ) -> Answer:
         endpoint: Endpoint | None = None
         try:
             endpoint = self._route(scope)
@@ -126,13 +137,9 @@ class Webhooks:
             name, place = type(error).__name__, raised_at(error)
             log.error("unforeseen", delivery_id=delivery_id, error=name, raised_at=place)  # noqa: TRY400
             answer = self._refusal(Rejection(UNFORESEEN), endpoint, scope, delivery_id)
-        status, headers, text = answer
-        proto.response_str(status, headers, text)
         if endpoint is not None:
             self._of[endpoint.name].duration.observe(time.perf_counter() - began)
-        self._in_progress -= 1
-        if not self._in_progress:
-            self._idle.set()
+        return answer
 
     def _route(self, scope: Scope) -> Endpoint:
         parts = scope.path.split("/")
@@ -157,6 +164,8 @@ class Webhooks:
     ) -> Answer:
         if self._closed is not None:
             raise Rejection(self._closed)
+        # Taken before anything is waited for: a reload meanwhile may drop the key that verifies.
+        metrics = self._of[endpoint.name]
         headers = Headers(scope.headers.items(), _names(scope))
         limit = min(endpoint.provider.body_limit, self._tuning.body_limit)
         declared = _declared(headers, limit)
@@ -172,8 +181,6 @@ class Webhooks:
             if isinstance(received, Acknowledged):
                 self._note(received, endpoint, delivery_id)
                 return _ACKNOWLEDGED
-            # Held before waiting: a reload meanwhile may drop the key that verified.
-            metrics = self._of[endpoint.name]
             await self._store.publish(received)
         finally:
             self._body_bytes -= len(body)

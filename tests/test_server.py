@@ -946,6 +946,20 @@ def test_what_was_verified_with_a_key_that_has_just_gone_is_stored(start):
     assert gateway.requests() == {("veriff", "stored", "200"): 1}
 
 
+def test_a_rotation_while_a_body_comes_is_no_error(start):
+    """The secrets of the request's beginning verify it, and are counted."""
+    both = (("old", SECRET), ("new", b"the-secret-that-comes-next"))
+    gateway = start({"veriff": endpoint_of("veriff", secrets=both)})
+    with gateway.connect() as connection:
+        connection.send(request()[:-1])
+        until(lambda: gateway.value("verihook_webhook_requests_in_progress") == 1)
+        gateway.call(gateway.webhooks.use, {"veriff": endpoint_of("veriff", secrets=both[1:])})
+        connection.send(request()[-1:])
+        assert connection.answer().status == 200
+    gateway.at_rest()
+    assert gateway.requests() == {("veriff", "stored", "200"): 1}
+
+
 def test_an_endpoint_that_has_just_gone_finishes_its_work(gateway):
     """A reload that drops an endpoint lets its deliveries under way end, then answers 404."""
     gateway.close_the_gate()
