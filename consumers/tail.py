@@ -23,7 +23,7 @@ COLUMNS = (
     "process",
     "subject",
 )
-_WIDTHS = (19, 8, 24, 14, 12, 5, 27, 21, 36, 22)
+_WIDTHS = (19, 8, 36, 14, 12, 5, 27, 21, 36, 22)
 _METADATA_SECONDS = 10.0
 
 

@@ -680,7 +680,6 @@ class Demonstration:
             f"  {send} --url {running.urls[endpoint]} --secret-file {shown(SECRETS / endpoint)}",
             f"  {cluster} {python} -m consumers tail",
             f"  {python} -m consumers explain {ENDPOINTS[0].provider} {body}",
-            f"  {cluster} {python} -m deploy topics plan --single-copy",
             "Ctrl-C stops everything",
         ]
         for line in lines:
