@@ -11,7 +11,7 @@ import typer
 
 from deploy.child import LOCAL, CannotRun, interrupted_by_signals
 from deploy.kafka import DEFAULT_PORT, Kafka
-from deploy.local import forget, run_local
+from deploy.local import EXIT_INTERRUPTED, forget, run_local
 from deploy.topics import (
     TOPICS_FILE,
     WHAT_GROWING_COSTS,
@@ -26,7 +26,6 @@ from gateway.process import EXIT_FAILED, EXIT_MISUSED, ConfigurationError
 from gateway.providers import PROVIDERS
 
 EXIT_DRIFT = 2
-EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
     no_args_is_help=True,

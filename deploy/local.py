@@ -54,7 +54,7 @@ _SETTLE_SECONDS = 1.0
 _TICK_SECONDS = 0.1
 _STORED, _BUSY = 200, 503
 _ATTEMPTS = 5
-_EXIT_INTERRUPTED = 130
+EXIT_INTERRUPTED = 130
 _WIDTH_OF_A_PIPE = 150
 
 # What depends on a run's keys, on where the raw record lies or on when it came: an event of
@@ -168,7 +168,7 @@ def run_local(environ: Mapping[str, str], *, once: bool) -> int:
                     return 0 if agreed else 1
                 demonstration.stay()
     except KeyboardInterrupt:
-        return 0 if up and not once else _EXIT_INTERRUPTED
+        return 0 if up and not once else EXIT_INTERRUPTED
     return 0
 
 

@@ -21,9 +21,6 @@ DEAD_MESSAGE_BYTES = OUTPUT_MESSAGE_BYTES = MIB + MIB // 4
 PRODUCER_MESSAGE_BYTES = 2 * MIB
 """message.max.bytes of every producer: librdkafka refuses 1,000,000 bytes by default."""
 
-REPLAY_OF = "verihook-replay-of"
-"""Where a replayed raw record first stood: topic, partition, offset."""
-
 
 def raw_topic(provider: str, prefix: str = "") -> str:
     """Name the topic that holds a provider's untouched deliveries."""

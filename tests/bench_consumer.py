@@ -19,7 +19,6 @@ from confluent_kafka import Producer
 from consumers.codec import encoder, reference_bytes, single_object_prefix
 from consumers.event import VerificationEvent
 from consumers.fate import Fates, event_of
-from consumers.identity import Keys
 from consumers.normalizers import NORMALIZERS, veriff
 from consumers.records import Record
 from deploy.kafka import temporary_kafka
@@ -31,14 +30,11 @@ from gateway.receive import Endpoint, receive
 from gateway.send import fixture
 from gateway.signatures import Secret
 from tests.bench_gateway import cpu_seconds, resident_mb
-from tests.conftest import EVENT_KEY, SUBJECT_KEY
+from tests.conftest import EVENT_KEY, KEYS, SUBJECT_KEY
 from tests.deployment import Process, free_port, until
 
 RECORDS, ROUNDS, WARM_UP = 100_000, 3, 20_000
 BODY = fixture("veriff", "decision-approved-full").body
-KEYS = Keys(
-    event_key=EVENT_KEY.encode(), subject_key=SUBJECT_KEY.encode(), subject_key_id="default"
-)
 
 
 def delivery():

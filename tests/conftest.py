@@ -15,6 +15,9 @@ from gateway.providers import PROVIDERS
 
 EVENT_KEY = "event-key-of-the-tests-0123456789abcdef"
 SUBJECT_KEY = "subject-key-of-the-tests-0123456789abcdef"
+KEYS = Keys(
+    event_key=EVENT_KEY.encode(), subject_key=SUBJECT_KEY.encode(), subject_key_id="default"
+)
 RECEIVED_AT = 1_700_000_000_000
 
 settings.register_profile(
@@ -28,9 +31,7 @@ _numbers = itertools.count(1)
 @pytest.fixture(scope="session")
 def keys() -> Keys:
     """The keys under which every events.json was made."""
-    return Keys(
-        event_key=EVENT_KEY.encode(), subject_key=SUBJECT_KEY.encode(), subject_key_id="default"
-    )
+    return KEYS
 
 
 @pytest.fixture(scope="session")
