@@ -18,7 +18,7 @@ from gateway.process import (
     start_logging,
 )
 from gateway.providers import PROVIDERS
-from gateway.send import fixture, post, signed
+from gateway.send import RUN_FILE, Secret, fixture, of_the_run, post, signed
 from gateway.serve import serve as serve_one
 from gateway.serve import serve_several, worker
 from gateway.settings import load_settings
@@ -56,31 +56,45 @@ def send(
         str, typer.Option(help="Where to, path token included.", envvar="GATEWAY_URL")
     ] = "",
     secret_file: Annotated[
-        Path | None, typer.Option(help="File with the secret; else <PROVIDER>_SECRET.")
+        Path | None,
+        typer.Option(help="File with the secret, or the private key; else <PROVIDER>_SECRET."),
+    ] = None,
+    endpoint: Annotated[
+        str, typer.Option(help="With neither: which endpoint of a running `make run`.")
+    ] = "",
+    option: Annotated[
+        list[str] | None,
+        typer.Option(help="An option of the endpoint, name=value; a fixture knows its own."),
     ] = None,
 ) -> None:
     """Sign a fixture (or a file) afresh and send it to a running gateway."""
     if provider not in PROVIDERS:
         raise ConfigurationError(f"there is no provider {provider}; there are {_names()}")
     variable = f"{provider.upper()}_SECRET"
+    secret: Secret
+    target = (
+        url or f"http://{os.environ.get('GATEWAY_LISTEN', '127.0.0.1:8080')}/webhooks/{provider}"
+    )
     if secret_file is not None:
         secret = read_secret_file(secret_file, "--secret-file")
     elif os.environ.get(variable):
         secret = os.environ[variable]
+    elif RUN_FILE.exists():
+        found_url, secret = of_the_run(endpoint or provider)
+        target = url or found_url
     else:
         raise ConfigurationError(
-            f"there is no secret to sign with: set {variable} or give --secret-file"
+            f"there is no secret to sign with: set {variable}, give --secret-file, or start "
+            "`make run`"
         )
-    headers, body = {"content-type": "application/json"}, b""
+    headers, body, options = {"content-type": "application/json"}, b"", {}
     if Path(what).is_file():
         body = Path(what).read_bytes()
     else:
         found = fixture(provider, what)
-        headers, body = found.headers, found.body
-    headers, body = signed(provider, secret, headers, body)
-    target = (
-        url or f"http://{os.environ.get('GATEWAY_LISTEN', '127.0.0.1:8080')}/webhooks/{provider}"
-    )
+        headers, body, options = found.headers, found.body, found.options
+    options = options | _options(provider, option or [])
+    headers, body = signed(provider, secret, headers, body, options)
     answer = post(target, headers, body)
     typer.echo(f"{answer.status} {answer.text}")
     if answer.status != 200:
@@ -100,8 +114,20 @@ def check() -> None:
         token = "/<path token>" if endpoint.path_token is not None else ""
         typer.echo(
             f"endpoint /webhooks/{endpoint.name}{token}: {endpoint.provider.title}, "
-            f"{endpoint.environment}, secrets {', '.join(endpoint.scheme.key_ids)}"
+            f"{endpoint.environment}, keys {', '.join(endpoint.scheme.key_ids)}"
         )
+
+
+def _options(provider: str, texts: list[str]) -> dict[str, str]:
+    options = dict(text.partition("=")[::2] for text in texts)
+    known = PROVIDERS[provider].options
+    for name, value in options.items():
+        if value not in known.get(name, ()):
+            choices = "; ".join(f"{name}={'|'.join(values)}" for name, values in known.items())
+            raise ConfigurationError(
+                f"--option {name}={value}: {provider} has {choices or 'no options'}"
+            )
+    return options
 
 
 def _names() -> str:

@@ -12,7 +12,7 @@ import msgspec
 from gateway.process import ConfigurationError, checked_secret, read_secret_file
 from gateway.providers import PROVIDERS, Provider
 from gateway.receive import Endpoint
-from gateway.signatures import Secret
+from gateway.signatures import Key
 
 _KEY_ID = re.compile(r"[a-z0-9-]{1,32}", re.ASCII)
 _ENDPOINT_NAME = re.compile(r"[a-z0-9-]{1,64}", re.ASCII)
@@ -54,6 +54,7 @@ class _EndpointEntry(msgspec.Struct, forbid_unknown_fields=True):
     environment: str
     secrets: list[_SecretEntry] = []
     secrets_file: str | None = None
+    public_keys_file: str | None = None
     path_token: str | None = None
     path_token_file: str | None = None
     options: dict[str, Any] = {}
@@ -70,7 +71,7 @@ def load_endpoints(environ: Mapping[str, str]) -> Endpoints:
     else:
         endpoints = _from_environment(environ, files)
     if not endpoints:
-        wanted = ", ".join(f"{name.upper()}_SECRET" for name in PROVIDERS)
+        wanted = ", ".join(_variables(provider)[0] for provider in PROVIDERS.values())
         raise ConfigurationError(
             f"no endpoint is configured: set one of {wanted}, or GATEWAY_ENDPOINTS to a file"
         )
@@ -82,44 +83,75 @@ def load_endpoints(environ: Mapping[str, str]) -> Endpoints:
     return Endpoints(by_name, tuple(files))
 
 
+def _variables(provider: Provider) -> tuple[str, ...]:
+    """Name the variables that can hold a provider's keys."""
+    prefix = provider.name.upper()
+    if provider.key_pairs is not None:
+        return (_public_keys_variable(prefix),)
+    return _secret_variables(prefix)
+
+
+def _secret_variables(prefix: str) -> tuple[str, ...]:
+    return (f"{prefix}_SECRET", f"{prefix}_SECRET_FILE", f"{prefix}_SECRETS_FILE")
+
+
+def _public_keys_variable(prefix: str) -> str:
+    return f"{prefix}_PUBLIC_KEYS_FILE"
+
+
 def _from_environment(environ: Mapping[str, str], files: list[Path]) -> list[Endpoint]:
     endpoints: list[Endpoint] = []
     for provider in PROVIDERS.values():
         prefix = provider.name.upper()
-        secrets = _environment_secrets(environ, prefix, files)
-        if secrets is None:
+        keys = _environment_keys(environ, provider, files)
+        if keys is None:
             continue
         variable = f"{prefix}_ENVIRONMENT"
         environment = _environment(environ.get(variable, "production"), variable)
         variable = f"{prefix}_PATH_TOKEN"
         token = _path_token(environ.get(variable), variable)
-        endpoints.append(
-            _endpoint(provider.name, provider, secrets, environment, token, {}, prefix)
-        )
+        endpoints.append(_endpoint(provider.name, provider, keys, environment, token, {}, prefix))
     return endpoints
 
 
-def _environment_secrets(
-    environ: Mapping[str, str], prefix: str, files: list[Path]
-) -> list[Secret] | None:
-    names = [f"{prefix}_SECRET", f"{prefix}_SECRET_FILE", f"{prefix}_SECRETS_FILE"]
-    given = [name for name in names if name in environ]
+def _environment_keys(
+    environ: Mapping[str, str], provider: Provider, files: list[Path]
+) -> list[Key] | None:
+    prefix, known = provider.name.upper(), _variables(provider)
+    for name in (*_secret_variables(prefix), _public_keys_variable(prefix)):
+        if name in environ and name not in known:
+            raise ConfigurationError(
+                f"{name} is set, but {provider.title} has no such thing; set {known[0]}"
+            )
+    given = [name for name in known if name in environ]
     if not given:
         return None
     if len(given) > 1:
         raise ConfigurationError(f"{' and '.join(given)} are both set; set one of them")
     name = given[0]
     if name.endswith("_SECRET"):
-        return [Secret(id="default", value=checked_secret(environ[name], name))]
+        return [Key(id="default", value=checked_secret(environ[name], name))]
     path = Path(environ[name])
     files.append(path)
+    if name.endswith("_PUBLIC_KEYS_FILE"):
+        return _public_keys(provider, path, name)
     if name.endswith("_SECRET_FILE"):
         value = checked_secret(read_secret_file(path, name), f"the secret in {path} ({name})")
-        return [Secret(id="default", value=value)]
+        return [Key(id="default", value=value)]
     return _secrets_file(path, name, files)
 
 
-def _secrets_file(path: Path, variable: str, files: list[Path]) -> list[Secret]:
+def _public_keys(provider: Provider, path: Path, where: str) -> list[Key]:
+    if provider.key_pairs is None:
+        raise ConfigurationError(f"{where}: {provider.title} shares secrets and has no public key")
+    text = read_secret_file(path, where)
+    try:
+        return provider.key_pairs.public_keys(text)
+    except ValueError as error:
+        raise ConfigurationError(f"{where} ({path}): {error}") from error
+
+
+def _secrets_file(path: Path, variable: str, files: list[Path]) -> list[Key]:
     tables = _toml(path, variable)
     _known_keys(tables, ("secret",), str(path))
     entries = _converted(tables.get("secret", []), list[_SecretEntry], _SecretEntry, str(path))
@@ -139,13 +171,7 @@ def _from_file(path: Path, files: list[Path]) -> list[Endpoint]:
         if provider is None:
             known = _did_you_mean(entry.provider, list(PROVIDERS))
             raise ConfigurationError(f"{here}: there is no provider {entry.provider!r}{known}")
-        if entry.secrets_file is not None and entry.secrets:
-            raise ConfigurationError(f"{here}: give secrets or secrets_file, not both")
-        if entry.secrets_file is not None:
-            files.append(Path(entry.secrets_file))
-            secrets = _secrets_file(Path(entry.secrets_file), f"{here}: secrets_file", files)
-        else:
-            secrets = _secrets(entry.secrets, here, files)
+        keys = _entry_keys(entry, provider, here, files)
         token = entry.path_token
         if entry.path_token is not None and entry.path_token_file is not None:
             raise ConfigurationError(f"{here}: give path_token or path_token_file, not both")
@@ -156,7 +182,7 @@ def _from_file(path: Path, files: list[Path]) -> list[Endpoint]:
             _endpoint(
                 entry.name,
                 provider,
-                secrets,
+                keys,
                 _environment(entry.environment, f"{here}: environment"),
                 _path_token(token, f"{here}: path_token"),
                 entry.options,
@@ -166,10 +192,32 @@ def _from_file(path: Path, files: list[Path]) -> list[Endpoint]:
     return endpoints
 
 
+def _entry_keys(
+    entry: _EndpointEntry, provider: Provider, here: str, files: list[Path]
+) -> list[Key]:
+    given = [
+        name for name in ("secrets", "secrets_file", "public_keys_file") if getattr(entry, name)
+    ]
+    if len(given) > 1:
+        raise ConfigurationError(f"{here}: give {' or '.join(given)}, not both")
+    if entry.public_keys_file is not None:
+        path = Path(entry.public_keys_file)
+        files.append(path)
+        return _public_keys(provider, path, f"{here}: public_keys_file")
+    if provider.key_pairs is not None:
+        raise ConfigurationError(
+            f"{here}: {provider.title} signs with a private key of its own; give public_keys_file"
+        )
+    if entry.secrets_file is not None:
+        files.append(Path(entry.secrets_file))
+        return _secrets_file(Path(entry.secrets_file), f"{here}: secrets_file", files)
+    return _secrets(entry.secrets, here, files)
+
+
 def _endpoint(
     name: str,
     provider: Provider,
-    secrets: Sequence[Secret],
+    keys: Sequence[Key],
     environment: str,
     path_token: bytes | None,
     options: Mapping[str, Any],
@@ -181,23 +229,31 @@ def _endpoint(
         )
     if name == "unknown":
         raise ConfigurationError(f"{where}: the name unknown is the label of unknown paths")
-    if path_token is None and provider.needs_path_token:
-        raise ConfigurationError(
-            f"{where}: {provider.title} needs a path token, because its signature does not say "
-            "for whom a delivery is"
-        )
-    _known_keys(options, provider.options, f"{where}: options")
-    if not provider.names_client and any(secret.client is not None for secret in secrets):
+    _known_keys(options, list(provider.options), f"{where}: options")
+    for option, value in options.items():
+        if value not in provider.options[option]:
+            known = " or ".join(map(repr, provider.options[option]))
+            raise ConfigurationError(f"{where}: option {option} is {value!r}; it should be {known}")
+    if not provider.names_client and any(key.client is not None for key in keys):
         raise ConfigurationError(f"{where}: {provider.title} names no client; leave client out")
-    with_client = sum(secret.client is not None for secret in secrets)
-    if with_client not in {0, len(secrets)}:
+    with_client = sum(key.client is not None for key in keys)
+    if with_client not in {0, len(keys)}:
         raise ConfigurationError(
             f"{where}: either every secret names a client or none does; name the missing ones"
+        )
+    try:
+        scheme = provider.scheme(keys, options)
+    except ValueError as error:
+        raise ConfigurationError(f"{where}: {error}") from error
+    if path_token is None and scheme.path_token_because:
+        raise ConfigurationError(
+            f"{where}: {provider.title} needs a path token here, because "
+            f"{scheme.path_token_because}"
         )
     return Endpoint(
         name=name,
         provider=provider,
-        scheme=provider.scheme(secrets, options),
+        scheme=scheme,
         environment=environment,
         path_token=path_token,
     )
@@ -220,10 +276,10 @@ def _path_token(text: str | None, where: str) -> bytes | None:
     return text.encode()
 
 
-def _secrets(entries: Sequence[_SecretEntry], where: str, files: list[Path]) -> list[Secret]:
+def _secrets(entries: Sequence[_SecretEntry], where: str, files: list[Path]) -> list[Key]:
     if not entries:
         raise ConfigurationError(f"{where} holds no secret; give at least one [[secret]]")
-    secrets: list[Secret] = []
+    secrets: list[Key] = []
     for entry in entries:
         here = f"secret {entry.id!r} in {where}"
         if not _KEY_ID.fullmatch(entry.id):
@@ -239,7 +295,7 @@ def _secrets(entries: Sequence[_SecretEntry], where: str, files: list[Path]) -> 
             files.append(Path(entry.file))
             value = read_secret_file(entry.file, here)
         secrets.append(
-            Secret(id=entry.id, value=checked_secret(value or "", here), client=entry.client)
+            Key(id=entry.id, value=checked_secret(value or "", here), client=entry.client)
         )
     return secrets
 

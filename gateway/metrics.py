@@ -65,9 +65,9 @@ class GatewayMetrics:
         )
         self.key_used = Counter(
             "verihook_signature_key_used_total",
-            "Deliveries by the secret that verified them: an old key at rest means that a "
-            "rotation is complete.",
-            ("endpoint", "key_id"),
+            "Deliveries by the key and the scheme that verified them: an old key at rest means "
+            "that a rotation is complete.",
+            ("endpoint", "key_id", "scheme"),
             registry=registry,
         )
         self.stale = Counter(
@@ -116,14 +116,19 @@ class GatewayMetrics:
             self.produce_errors.labels(failure)
         for result in ("ok", "failed"):
             self.reloads.labels(result)
-        self.of_unknown = EndpointMetrics(self, UNKNOWN, UNKNOWN, ())
+        self.of_unknown = EndpointMetrics(self, UNKNOWN, UNKNOWN, (), ())
 
 
 class EndpointMetrics:
     """One endpoint's metrics with their children held, so that no request looks labels up."""
 
     def __init__(
-        self, metrics: GatewayMetrics, endpoint: str, provider: str, key_ids: tuple[str, ...]
+        self,
+        metrics: GatewayMetrics,
+        endpoint: str,
+        provider: str,
+        key_ids: tuple[str, ...],
+        schemes: tuple[str, ...],
     ) -> None:
         self._requests = metrics.requests
         self._labels = (endpoint, provider)
@@ -138,7 +143,11 @@ class EndpointMetrics:
         self.rejections = {
             reason.label: metrics.rejections.labels(endpoint, reason.label) for reason in REASONS
         }
-        self.key_used = {key_id: metrics.key_used.labels(endpoint, key_id) for key_id in key_ids}
+        self.key_used = {
+            (key_id, scheme): metrics.key_used.labels(endpoint, key_id, scheme)
+            for key_id in key_ids
+            for scheme in schemes
+        }
 
     def ended(self, result: str, code: int, count: int = 1) -> None:
         """Count requests that ended so."""

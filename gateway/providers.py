@@ -2,36 +2,66 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
-from gateway.signatures import BodyHmac, Scheme, Secret
+from gateway.signatures import Key, Scheme, ecdsa
+from gateway.signatures.bearer import BearerToken
+from gateway.signatures.ecdsa import Ecdsa
+from gateway.signatures.hmac_sha256 import BodyHmac
+from gateway.signatures.timestamped import TimestampedHmac
+from gateway.signatures.treezor import TreezorPayload
 
 KIB = 1024
 LONGEST_KEY_BYTES = 256
+
+Options = Mapping[str, str]
+"""An endpoint's choices, by the names in `Provider.options`."""
+
+
+class KeyPairs(Protocol):
+    """How a provider's public keys are read, where it shares no secret."""
+
+    def public_keys(self, text: str) -> list[Key]:
+        """Read one or more PEM blocks; raises ValueError with a sentence, never the text."""
+        ...
+
+    def private_key(self, text: str) -> Key:
+        """Read a sender's private key from PEM; raises ValueError with a sentence."""
+        ...
+
+    def generate(self) -> tuple[str, str]:
+        """Make a new private and public key, both as PEM."""
+        ...
 
 
 class Provider(msgspec.Struct, frozen=True, kw_only=True):
     """What the gateway must know of one provider.
 
-    `scheme` builds the verifier from the secrets and the endpoint's options, whose names are
-    `options`. `ordering_key` reads the id of the verification process from the signed bytes.
-    `kept_headers` are what a later verification needs; Authorization and Cookie are never kept.
-    `refusal_status` replaces the status of refusals where the provider wants another.
-    `needs_path_token`: the scheme does not prove for whom a delivery is.
+    `scheme_of` builds the verifier from the keys and the endpoint's choices; it raises ValueError
+    with a sentence for what does not fit. `options` are the choices there are: each name with its
+    values, the default first. `ordering_key` reads the id of the verification process from the
+    signed bytes. `kept_headers` are what a later verification needs; Authorization and Cookie
+    are never kept. `refusal_status` replaces the status of refusals where the provider wants
+    another. `key_pairs` reads public keys; None where the provider shares secrets.
     """
 
     name: str
     title: str
-    scheme: Callable[[Sequence[Secret], Mapping[str, Any]], Scheme]
+    scheme_of: Callable[[Sequence[Key], Options], Scheme]
     ordering_key: Callable[[bytes], str | None]
     kept_headers: tuple[str, ...]
-    options: tuple[str, ...] = ()
+    options: Mapping[str, tuple[str, ...]] = {}
+    key_pairs: KeyPairs | None = None
     body_limit: int = 900 * KIB
     refusal_status: int | None = None
-    needs_path_token: bool = False
     names_client: bool = False
+
+    def scheme(self, keys: Sequence[Key], options: Options = {}) -> Scheme:  # noqa: B006 - only read
+        """Build the verifier; an option that is not given takes its default."""
+        defaults = {name: values[0] for name, values in self.options.items()}
+        return self.scheme_of(keys, {**defaults, **options})
 
     def record_key(self, signed: bytes) -> bytes:
         """Give the raw record's key: deliveries about one process share it, and so a partition.
@@ -49,16 +79,17 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
 def first_of(*paths: str) -> Callable[[bytes], str | None]:
     """Build a reader that gives the first present value among dotted paths into a JSON body.
 
-    The Struct it decodes into holds only these paths, so that the rest is skipped, not built.
-    The reader gives None for anything that cannot be read: a body it cannot order is stored
-    all the same, and the consumer says what is wrong with it.
+    `0` in a path is the first item of an array. The Struct the body is decoded into holds only
+    these paths, so that the rest is skipped, not built. The reader gives None for anything that
+    cannot be read: a body it cannot order is stored all the same, and the consumer says what is
+    wrong with it.
     """
     tree: dict[str, Any] = {}
     for path in paths:
         node = tree
         for name in path.split("."):
             node = node.setdefault(name, {})
-    decoder = msgspec.json.Decoder(_struct_of("Ordering", tree))
+    decoder = msgspec.json.Decoder(_type_of("Ordering", tree))
     split = [path.split(".") for path in paths]
 
     def read(body: bytes) -> str | None:
@@ -69,7 +100,8 @@ def first_of(*paths: str) -> Callable[[bytes], str | None]:
         for names in split:
             value: Any = found
             for name in names:
-                value = getattr(value, name, None)
+                first = name == "0"
+                value = next(iter(value or ()), None) if first else getattr(value, name, None)
             if value is not None and value != "":
                 return str(value)
         return None
@@ -77,29 +109,31 @@ def first_of(*paths: str) -> Callable[[bytes], str | None]:
     return read
 
 
-def _struct_of(name: str, tree: Mapping[str, Any]) -> Any:
-    fields = [
-        (field, (_struct_of(field, inner) if inner else str | int) | None, None)
-        for field, inner in tree.items()
-    ]
+def _type_of(name: str, tree: Mapping[str, Any]) -> Any:
+    if not tree:
+        return str | int
+    if "0" in tree:
+        return list[_type_of(name, tree["0"])]  # type: ignore[misc]  # made at run time
+    fields = [(field, _type_of(field, inner) | None, None) for field, inner in tree.items()]
     return msgspec.defstruct(name.title(), fields)
 
 
-def _veriff(secrets: Sequence[Secret], options: Mapping[str, Any]) -> Scheme:  # noqa: ARG001
-    return BodyHmac(
-        secrets,
-        name="veriff-hmac-sha256",
-        header="x-hmac-signature",
-        client_header="x-auth-client",
-    )
+def _body_hmac(**how: Any) -> Callable[[Sequence[Key], Options], Scheme]:
+    return lambda keys, _options: BodyHmac(keys, **how)
 
 
-def _pawapass(secrets: Sequence[Secret], options: Mapping[str, Any]) -> Scheme:  # noqa: ARG001
-    return BodyHmac(
-        secrets,
-        name="pawapass-hmac-sha256",
-        header="x-signature",
-        encodings=("hex", "base64"),
+def _plexy(keys: Sequence[Key], options: Options) -> Scheme:
+    """Plexy publishes two contracts; which one an account gets is not documented."""
+    if options["contract"] == "B":
+        if (options["text"], options["stale"]) != ("auto", "accept"):
+            raise ValueError("text and stale belong to contract A; contract B signs nothing")
+        return BearerToken(keys, name="plexy-bearer")
+    return TimestampedHmac(
+        keys,
+        name="plexy-hmac",
+        header="plexy-signature",
+        text=options["text"],
+        refuses_stale=options["stale"] == "refuse",
     )
 
 
@@ -109,14 +143,62 @@ PROVIDERS: Mapping[str, Provider] = {
         Provider(
             name="pawapass",
             title="pawaPass",
-            scheme=_pawapass,
+            scheme_of=_body_hmac(
+                name="pawapass-hmac-sha256", header="x-signature", encodings=("hex", "base64")
+            ),
             ordering_key=first_of("data.id"),
             kept_headers=("x-signature",),
         ),
         Provider(
+            name="pleenk",
+            title="Pleenk",
+            scheme_of=lambda keys, options: Ecdsa(
+                keys,
+                name="pleenk-ecdsa-p521-sha512",
+                header="pleenk-signature",
+                signature_format=options["signature_format"],
+            ),
+            options={"signature_format": ("der", "p1363")},
+            key_pairs=ecdsa,
+            # of a batch, its first item
+            ordering_key=first_of(
+                "events.0.data.userRef", "events.0.data.paymentId", "events.0.data.ref"
+            ),
+            kept_headers=("pleenk-signature",),
+        ),
+        Provider(
+            name="plexy",
+            title="Plexy",
+            scheme_of=_plexy,
+            options={
+                "contract": ("A", "B"),
+                "text": ("auto", "timestamped", "body"),
+                "stale": ("accept", "refuse"),
+            },
+            ordering_key=first_of("data.id"),
+            kept_headers=("plexy-signature",),
+        ),
+        Provider(
+            name="treezor",
+            title="Treezor",
+            scheme_of=lambda keys, options: TreezorPayload(
+                keys, accepts_unsigned=options["unsigned"] == "accept"
+            ),
+            options={"unsigned": ("refuse", "accept")},
+            # in object_payload, the only thing that is signed
+            ordering_key=first_of("users.0.userId", "documents.0.userId", "userId", "user_id"),
+            kept_headers=(),
+            body_limit=256 * KIB,
+            refusal_status=500,
+        ),
+        Provider(
             name="veriff",
             title="Veriff",
-            scheme=_veriff,
+            scheme_of=_body_hmac(
+                name="veriff-hmac-sha256",
+                header="x-hmac-signature",
+                client_header="x-auth-client",
+            ),
             names_client=True,
             # decision; user status, watchlist, INE; event, CURP; old watchlist; full auto
             ordering_key=first_of(

@@ -1,6 +1,7 @@
 """Fixtures and how to send one: signed afresh, over HTTP, as its provider would."""
 
 import http.client
+import secrets
 import time
 import urllib.error
 import urllib.request
@@ -10,19 +11,30 @@ from pathlib import Path
 import msgspec
 
 from gateway.process import ConfigurationError
-from gateway.providers import PROVIDERS
-from gateway.signatures import Secret
+from gateway.providers import PROVIDERS, Options, Provider
+from gateway.signatures import Key
 
-FIXTURES = Path(__file__).resolve().parent.parent / "tests" / "fixtures"
+_ROOT = Path(__file__).resolve().parent.parent
+FIXTURES = _ROOT / "tests" / "fixtures"
+RUN_FILE = _ROOT / ".local" / "run.json"
+"""What a running `make run` tells other programs."""
+
+
+Secret = str | Mapping[str, str]
+"""What a sender signs with, as .local/run.json holds it: a text, or {"private_key_pem": PEM}."""
 
 
 class Fixture(msgspec.Struct, frozen=True, kw_only=True):
-    """One recorded delivery: the provider's headers but for the signature, and the exact body."""
+    """One recorded delivery: the provider's headers and exact body, but for the signature.
+
+    `options` are those of the endpoint it is for; empty for the provider's usual one.
+    """
 
     provider: str
     case: str
     headers: dict[str, str]
     body: bytes
+    options: dict[str, str]
     folder: Path
 
 
@@ -51,19 +63,72 @@ def fixture(provider: str, case: str) -> Fixture:
     try:
         headers = msgspec.json.decode((folder / "headers.json").read_bytes(), type=dict[str, str])
         body = (folder / "body.raw").read_bytes()
+        chosen = folder / "options.json"
+        options = (
+            msgspec.json.decode(chosen.read_bytes(), type=dict[str, str]) if chosen.exists() else {}
+        )
     except FileNotFoundError as error:
         known = ", ".join(sorted(path.name for path in (FIXTURES / provider).glob("*/")))
         raise ConfigurationError(
             f"{provider} has no fixture {case}; there are {known or 'none'}"
         ) from error
-    return Fixture(provider=provider, case=case, headers=headers, body=body, folder=folder)
+    return Fixture(
+        provider=provider, case=case, headers=headers, body=body, options=options, folder=folder
+    )
+
+
+class _Run(msgspec.Struct):
+    urls: dict[str, str]
+    secrets: dict[str, str | dict[str, str]]
+
+
+def of_the_run(endpoint: str) -> tuple[str, Secret]:
+    """Give the URL of an endpoint of the running `make run`, and what to sign with there.
+
+    Raises ConfigurationError where there is no such endpoint.
+    """
+    try:
+        run = msgspec.json.decode(RUN_FILE.read_bytes(), type=_Run)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise ConfigurationError(f"{RUN_FILE.name} of `make run` cannot be read") from error
+    if endpoint not in run.urls:
+        known = ", ".join(run.urls)
+        raise ConfigurationError(f"`make run` has no endpoint {endpoint}; there are {known}")
+    return run.urls[endpoint], run.secrets[endpoint]
+
+
+def fresh_secret(provider: Provider) -> tuple[str, Secret]:
+    """Make a secret: the text the gateway holds, and what a sender signs with."""
+    if provider.key_pairs is None:
+        secret = secrets.token_urlsafe(32)
+        return secret, secret
+    private, public = provider.key_pairs.generate()
+    return public, {"private_key_pem": private}
+
+
+def signing_key(provider: Provider, secret: Secret) -> Key:
+    """Give the key a sender signs with. Raises ConfigurationError where it is of another kind."""
+    if provider.key_pairs is None:
+        if not isinstance(secret, str):
+            raise ConfigurationError(f"{provider.title} signs with a shared secret, not a key pair")
+        return Key(id="send", value=secret.encode())
+    text = secret if isinstance(secret, str) else secret["private_key_pem"]
+    try:
+        return provider.key_pairs.private_key(text)
+    except ValueError as error:
+        raise ConfigurationError(f"{provider.title} signs with a private key: {error}") from error
 
 
 def signed(
-    provider: str, secret: str, headers: Mapping[str, str], body: bytes
+    provider: str,
+    secret: Secret,
+    headers: Mapping[str, str],
+    body: bytes,
+    options: Options = {},  # noqa: B006 - only read
 ) -> tuple[dict[str, str], bytes]:
     """Sign a delivery as the provider would, now; give the headers and the body to send."""
-    scheme = PROVIDERS[provider].scheme([Secret(id="send", value=secret.encode())], {})
+    registered = PROVIDERS[provider]
+    scheme = registered.scheme([signing_key(registered, secret)], options)
     proof = scheme.sign(body, time.time())
     return {**headers, **proof.headers}, proof.body
 

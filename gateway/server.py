@@ -87,7 +87,11 @@ class Webhooks:
         """Answer for these endpoints from the next request on."""
         for name, endpoint in endpoints.items():
             self._of[name] = EndpointMetrics(
-                self._metrics, name, endpoint.provider.name, endpoint.scheme.key_ids
+                self._metrics,
+                name,
+                endpoint.provider.name,
+                endpoint.scheme.key_ids,
+                endpoint.scheme.names,
             )
         self._endpoints = endpoints
 
@@ -185,8 +189,9 @@ class Webhooks:
         finally:
             self._body_bytes -= len(body)
         metrics.body_bytes.observe(len(body))
-        metrics.key_used[received.provenance.key_id].inc()
-        if received.provenance.freshness == "stale":
+        provenance = received.provenance
+        metrics.key_used[provenance.key_id, provenance.scheme].inc()
+        if provenance.freshness == "stale":
             metrics.stale.inc()
         return _STORED
 
@@ -260,6 +265,7 @@ class Webhooks:
                 "acknowledged",
                 endpoint=endpoint.name,
                 reason=acknowledged.reason,
+                detail=acknowledged.detail,
                 delivery_id=delivery_id,
                 held_back=held,
             )

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
-from gateway import endpoints as endpoints_module
 from gateway import serve
 from gateway.endpoints import load_endpoints
 from gateway.headers import Headers
@@ -18,7 +17,9 @@ from gateway.process import ConfigurationError, Readiness
 from gateway.providers import PROVIDERS
 from gateway.rejections import Rejection
 from gateway.settings import Settings, Tuning
-from gateway.signatures import Secret
+from gateway.signatures import Key
+from tests.sample_keys import sample_secret
+from tests.senders import sender as sender_at
 
 HUSH = "hush-hush-hush-hush"
 OTHER = "other-other-other-other"
@@ -45,8 +46,8 @@ def loaded(environ):
 
 def accepts(endpoint, secret, client=None):
     """Give the key id under which the endpoint takes a delivery signed with a secret, or None."""
-    by = Secret(id="sender", value=secret if isinstance(secret, bytes) else secret.encode())
-    proof = endpoint.provider.scheme([by], {}).sign(BODY, 0.0)
+    by = Key(id="sender", value=secret if isinstance(secret, bytes) else secret.encode())
+    proof = endpoint.provider.scheme([by]).sign(BODY, 0.0)
     headers = dict(proof.headers) | ({"x-auth-client": client} if client else {})
     try:
         return endpoint.scheme.verify(Headers(headers.items()), proof.body, 0.0).key_id
@@ -69,7 +70,9 @@ def written(tmp_path):
 # Without a file: the environment.
 
 
-@pytest.mark.parametrize("provider", sorted(PROVIDERS))
+@pytest.mark.parametrize(
+    "provider", sorted(name for name in PROVIDERS if PROVIDERS[name].key_pairs is None)
+)
 def test_every_provider_whose_secret_is_set_gets_an_endpoint(provider):
     """/webhooks/<provider>, production, key id default, no path token."""
     by_name = loaded({f"{provider.upper()}_SECRET": HUSH})
@@ -79,8 +82,14 @@ def test_every_provider_whose_secret_is_set_gets_an_endpoint(provider):
     assert endpoint.provider is PROVIDERS[provider]
     assert endpoint.environment == "production"
     assert endpoint.path_token is None
-    assert accepts(endpoint, HUSH) == "default"
-    assert accepts(endpoint, OTHER) is None
+    for secret, key_id in ((HUSH, "default"), (OTHER, None)):
+        by = Key(id="sender", value=secret.encode())
+        proof = PROVIDERS[provider].scheme([by]).sign(sender_at(provider).body, 0.0)
+        try:
+            found = endpoint.scheme.verify(Headers(proof.headers.items()), proof.body, 0.0).key_id
+        except Rejection:
+            found = None
+        assert found == key_id
 
 
 def test_several_providers_side_by_side():
@@ -325,26 +334,17 @@ def test_a_path_token_has_one_source(written):
     assert "path_token" in text
 
 
-def test_a_provider_that_needs_a_path_token_is_refused_without(monkeypatch, written):
-    """Where the signature does not say for whom a delivery is, only the path does."""
-    needing = msgspec.structs.replace(PROVIDERS["veriff"], needs_path_token=True)
-    monkeypatch.setattr(endpoints_module, "PROVIDERS", {"veriff": needing})
-    assert "path token" in refusal({"VERIFF_SECRET": HUSH})
-    assert "path token" in refusal({"GATEWAY_ENDPOINTS": written(endpoint_table())})
-    assert loaded({"VERIFF_SECRET": HUSH, "VERIFF_PATH_TOKEN": TOKEN})
-
-
 # With a file.
 
 SECRETS = f'[[endpoint.secrets]]\nid = "a"\nvalue = "{HUSH}"\n'
 
 
-def endpoint_table(**changes):
-    """Write one [[endpoint]] with a secret; None leaves a key out."""
+def endpoint_table(*, with_secret=True, **changes):
+    """Write one [[endpoint]], with a secret unless told otherwise; None leaves a key out."""
     table = {"name": "eu", "provider": "veriff", "environment": "sandbox", **changes}
     lines = [f"{key} = {msgspec.json.encode(value).decode()}" for key, value in table.items()
              if value is not None]  # fmt: skip
-    return "\n".join(["[[endpoint]]", *lines, SECRETS])
+    return "\n".join(["[[endpoint]]", *lines, SECRETS if with_secret else ""])
 
 
 def test_a_file_names_the_endpoints(written):
@@ -621,3 +621,118 @@ def test_a_reload_while_kafka_is_away_is_not_forgotten(monkeypatch, written):
         assert accepts(watched.used[-1]["veriff"], OTHER)
 
     Watched(monkeypatch, {"VERIFF_SECRET_FILE": file}).run(steps)
+
+
+# Public keys, where a provider shares no secret.
+
+
+def pem(number=1):
+    return sample_secret("pleenk", number)[0]
+
+
+def takes(endpoint, number=1):
+    """Tell whether the endpoint takes a delivery signed with a sample key."""
+    pairs, body = sender_at("pleenk").signed(number=number)
+    try:
+        return endpoint.scheme.verify(Headers(pairs), body, 0.0).key_id
+    except Rejection:
+        return None
+
+
+def test_public_keys_come_from_a_file(written):
+    """PLEENK_PUBLIC_KEYS_FILE holds one or more keys; each verifies under an id of its own."""
+    file = written(pem(1) + pem(2), "keys.pem")
+    environ = {"PLEENK_PUBLIC_KEYS_FILE": file, "PLEENK_PATH_TOKEN": TOKEN}
+    endpoint = loaded(environ)["pleenk"]
+    assert takes(endpoint, 1) == endpoint.scheme.key_ids[0]
+    assert takes(endpoint, 2) == endpoint.scheme.key_ids[1]
+    assert takes(endpoint, 3) is None
+    assert Path(file) in load_endpoints(environ).files
+
+
+def test_an_endpoint_names_its_public_keys_file(written):
+    """In the endpoints file the key is public_keys_file, with a path token."""
+    keys = written(pem(), "keys.pem")
+    table = endpoint_table(
+        name="pleenk-eu",
+        provider="pleenk",
+        with_secret=False,
+        public_keys_file=keys,
+        path_token=TOKEN,
+    )
+    endpoint = loaded({"GATEWAY_ENDPOINTS": written(table)})["pleenk-eu"]
+    assert takes(endpoint)
+    assert endpoint.path_token == TOKEN.encode()
+
+
+def test_public_keys_without_a_path_token_are_refused(written):
+    """The signature does not say for whom a delivery is: only the path does."""
+    text = refusal({"PLEENK_PUBLIC_KEYS_FILE": written(pem(), "keys.pem")})
+    assert "path token" in text
+    assert "does not say for whom" in text
+
+
+@pytest.mark.parametrize("content", ["", "hello", "-----BEGIN PUBLIC KEY-----\nAAAA\n"])
+def test_a_file_without_a_public_key_is_refused(content, written):
+    """The sentence names the variable and the file."""
+    file = written(content, "keys.pem")
+    text = refusal({"PLEENK_PUBLIC_KEYS_FILE": file, "PLEENK_PATH_TOKEN": TOKEN})
+    assert "PLEENK_PUBLIC_KEYS_FILE" in text
+    assert file in text
+
+
+def test_a_private_key_in_place_of_public_ones_is_refused_and_not_shown(written):
+    """A gateway never holds what could sign."""
+    private = sample_secret("pleenk")[1]["private_key_pem"]
+    text = refusal({"PLEENK_PUBLIC_KEYS_FILE": written(private, "k"), "PLEENK_PATH_TOKEN": TOKEN})
+    assert "private" in text
+    assert private.splitlines()[1] not in text
+
+
+def test_secrets_and_public_keys_are_not_taken_for_each_other(written):
+    """Pleenk shares no secret, Veriff has no public key: each sentence says what to give."""
+    keys = written(pem(), "keys.pem")
+    with_a_secret = endpoint_table(provider="pleenk", path_token=TOKEN)
+    assert "public_keys_file" in refusal({"GATEWAY_ENDPOINTS": written(with_a_secret)})
+    with_key = endpoint_table(provider="veriff", with_secret=False, public_keys_file=keys)
+    assert "shares secrets" in refusal({"GATEWAY_ENDPOINTS": written(with_key)})
+    with_both = endpoint_table(provider="veriff", public_keys_file=keys)
+    assert "not both" in refusal({"GATEWAY_ENDPOINTS": written(with_both)})
+    for others in ({}, {"VERIFF_SECRET": HUSH}):
+        text = refusal({"PLEENK_SECRET": HUSH, **others})
+        assert "PLEENK_PUBLIC_KEYS_FILE" in text
+    text = refusal({"VERIFF_SECRET": HUSH, "PAWAPASS_PUBLIC_KEYS_FILE": keys})
+    assert "PAWAPASS_SECRET" in text
+
+
+# Options, whose values are closed sets.
+
+
+@pytest.mark.parametrize(
+    ("provider", "options", "said"),
+    [
+        ("plexy", 'contract = "C"', "'A' or 'B'"),
+        ("plexy", "contract = 2", "'A' or 'B'"),
+        ("plexy", 'contrakt = "B"', "did you mean 'contract'"),
+        ("plexy", 'contract = "B"\ntext = "body"', "contract A"),
+        ("treezor", 'unsigned = "yes"', "'refuse' or 'accept'"),
+        ("veriff", 'contract = "A"', "there are none"),
+    ],
+)
+def test_options_have_names_and_values_of_closed_sets(provider, options, said, written):
+    """The sentence says what could be written."""
+    table = endpoint_table(provider=provider, path_token=TOKEN)
+    text = refusal({"GATEWAY_ENDPOINTS": written(f"{table}\n[endpoint.options]\n{options}\n")})
+    assert said in text
+
+
+@pytest.mark.parametrize(
+    ("provider", "options"), [("plexy", 'contract = "B"'), ("treezor", 'unsigned = "accept"')]
+)
+def test_an_option_that_weakens_the_proof_needs_a_path_token(provider, options, written):
+    """A bearer token and unsigned deliveries are taken only at a path nobody can guess."""
+    chosen = f"\n[endpoint.options]\n{options}\n"
+    with_token = endpoint_table(provider=provider, path_token=TOKEN) + chosen
+    assert loaded({"GATEWAY_ENDPOINTS": written(with_token)})
+    without = endpoint_table(provider=provider) + chosen
+    assert "path token" in refusal({"GATEWAY_ENDPOINTS": written(without)})

@@ -24,11 +24,11 @@ from gateway.rejections import (
     OVERLOADED,
     Rejection,
 )
-from gateway.signatures import Secret
+from gateway.signatures import Key
 
 NOWHERE = "127.0.0.1:1"
 PATIENCE = 60.0
-SECRET = Secret(id="default", value=b"the secret of these tests")
+SECRET = Key(id="default", value=b"the secret of these tests")
 
 
 def delivery_of(body, provider="veriff", **headers):
@@ -164,7 +164,7 @@ def test_the_record_is_the_delivery(kafka, topics):
     deliveries = [
         delivery_of(body, provider, content_type="application/json", x_auth_client="client")
         for body in bodies
-        for provider in sorted(PROVIDERS)
+        for provider in ("pawapass", "veriff")
     ]
     with Publishing(kafka.bootstrap, deployment.prefix) as publishing:
         assert set(publishing.publish(*deliveries)) == {None}
@@ -172,7 +172,7 @@ def test_the_record_is_the_delivery(kafka, topics):
         assert publishing.value("verihook_produce_ack_seconds_count") == len(deliveries)
         assert publishing.errors() == {}
         assert publishing.publisher.in_flight == 0
-    for provider in sorted(PROVIDERS):
+    for provider in ("pawapass", "veriff"):
         written = {
             message.value() or b"": message
             for message in records(kafka.bootstrap, f"{deployment.prefix}raw.{provider}")

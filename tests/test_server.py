@@ -27,7 +27,7 @@ from gateway.rejections import KAFKA_QUEUE_FULL, KAFKA_REFUSED, KAFKA_TIMEOUT, R
 from gateway.serve import _server
 from gateway.server import Webhooks
 from gateway.settings import Tuning
-from gateway.signatures import Acknowledged, Secret
+from gateway.signatures import Acknowledged, Key
 
 SECRET = b"the-secret-of-these-tests"
 TOKEN = "Zk3Zk3Zk3Zk3Zk3Zk3Zk3Zk3"
@@ -244,7 +244,7 @@ def chunked(body, size=8192):
 
 def endpoint_of(word, name=None, secrets=(("default", SECRET),), **changes):
     registered = PROVIDERS[word]
-    held = [Secret(id=key_id, value=value) for key_id, value in secrets]
+    held = [Key(id=key_id, value=value) for key_id, value in secrets]
     endpoint = Endpoint(
         name=name or word,
         provider=registered,
@@ -303,7 +303,7 @@ def test_a_stored_delivery_is_answered_200(gateway):
     assert abs(delivery.provenance.received_at / 1000 - time.time()) < 3600
     assert gateway.requests() == {("veriff", "stored", "200"): 1}
     assert gateway.reasons() == {}
-    used = {"endpoint": "veriff", "key_id": "default"}
+    used = {"endpoint": "veriff", "key_id": "default", "scheme": "veriff-hmac-sha256"}
     assert gateway.value("verihook_signature_key_used_total", **used) == 1
     assert gateway.value("verihook_webhook_body_bytes_sum", endpoint="veriff") == len(BODY)
     assert gateway.value("verihook_webhook_request_duration_seconds_count", endpoint="veriff") == 1
@@ -401,6 +401,7 @@ def test_an_acknowledged_request_is_200_ignored_and_not_stored(start):
 
     class Confirms:
         key_ids = ()
+        names = ()
 
         def verify(self, headers, body, now):
             return Acknowledged("subscription_confirmation")
@@ -420,6 +421,7 @@ def test_heavy_verification_leaves_the_loop_free(start):
 
     class Heavy:
         key_ids = ("default",)
+        names = ("veriff-hmac-sha256",)
 
         def __init__(self, inner):
             self.inner = inner
@@ -792,7 +794,7 @@ def test_blanks_around_a_header_value_are_https_own(gateway):
 
 def test_an_unknown_client_is_401(start):
     """Where secrets name clients, an unknown one has a reason of its own."""
-    bound = [Secret(id="a", value=SECRET, client="mine")]
+    bound = [Key(id="a", value=SECRET, client="mine")]
     scheme = PROVIDERS["veriff"].scheme(bound, {})
     gateway = start({"veriff": endpoint_of("veriff", scheme=scheme)})
     assert gateway.ask(request(BODY, "X-AUTH-CLIENT: mine")).status == 200
