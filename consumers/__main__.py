@@ -59,7 +59,8 @@ def explain(
     ] = False,
     endpoint: Annotated[str, typer.Option(help="The endpoint it came to.")] = "",
     scheme: Annotated[
-        str, typer.Option(help="The form it was sent in, where there are more.")
+        str,
+        typer.Option(help="The gateway's scheme, where it tells how to read; else what fits."),
     ] = "",
 ) -> None:
     """Show how a body maps, without Kafka; nothing is verified, ids are made with EVENT_KEY.

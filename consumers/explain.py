@@ -18,11 +18,33 @@ def fate_of(
     """Decide the fate of a body as if it had been the first raw record of its topic.
 
     `received_at` is in milliseconds since the epoch. The body counts as signed: nothing here
-    verifies it. Raises ConfigurationError for a provider there is no normalizer for.
+    verifies it. Without a scheme, the provider's are tried and the first that fits is taken.
+    Raises ConfigurationError for a provider there is no normalizer for, and for a scheme that
+    the provider does not have.
     """
     if provider not in NORMALIZERS:
         known = ", ".join(sorted(NORMALIZERS))
         raise ConfigurationError(f"there is no normalizer for {provider}; there are {known}")
+    normalizer = NORMALIZERS[provider]
+    if scheme and normalizer.SCHEMES and scheme not in normalizer.SCHEMES:
+        known = ", ".join(normalizer.SCHEMES)
+        raise ConfigurationError(f"{provider} has no scheme {scheme}; there are {known}")
+    fates = Fates(provider, normalizer, encoder(single_object_prefix()), keys)
+    found = [
+        fates.decide(_record(provider, body, endpoint, received_at, form))
+        for form in ([scheme] if scheme else normalizer.SCHEMES or [""])
+    ]
+    return min(found, key=_misfit)
+
+
+def _misfit(fate: Fate) -> int:
+    """Rank fates under different schemes: a body that is not of a scheme's form comes last."""
+    if fate.failure is None:
+        return 0
+    return 2 if fate.failure.kind == "inconsistent" else 1
+
+
+def _record(provider: str, body: bytes, endpoint: str, received_at: int, scheme: str) -> Record:
     provenance = Provenance(
         endpoint=endpoint,
         provider=provider,
@@ -33,7 +55,7 @@ def fate_of(
         key_id="default",
         environment="sandbox",
     )
-    record = Record(
+    return Record(
         topic=raw_topic(provider),
         partition=0,
         offset=0,
@@ -42,8 +64,6 @@ def fate_of(
         value=body,
         headers=[*provenance.to_headers()],
     )
-    encode = encoder(single_object_prefix())
-    return Fates(provider, NORMALIZERS[provider], encode, keys).decide(record)
 
 
 def explained(event: VerificationEvent) -> list[tuple[str, str]]:

@@ -132,7 +132,7 @@ class Fates:
                 failures.append(item)
                 continue
             event = event_of(item, record, provenance, self._keys, revision)
-            key = output_key(event.process_ref, event.subject_ref, event.event_id)
+            key = output_key(event, self._normalizer.KEYED_BY)
             outputs.append(Output(topic=self._output_topic, key=key, value=self._encode(event)))
             events.append(event)
             statements.append(item)

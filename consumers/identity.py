@@ -8,10 +8,11 @@ and a status) could be guessed back from a bare hash.
 import base64
 import hmac
 from collections.abc import Iterable
+from typing import Literal
 
 import msgspec
 
-from consumers.event import Statement, Subject
+from consumers.event import Statement, Subject, VerificationEvent
 
 _VERSION_8 = 0x8 << 76
 _VARIANT = 0b10 << 62
@@ -55,12 +56,15 @@ def subject_ref(keys: Keys, provider: str, subject: Subject) -> str:
     return base64.urlsafe_b64encode(digest)[:22].decode()
 
 
-def output_key(
-    process_ref: str | None, subject: str | None, event: str, *, subject_first: bool = False
-) -> bytes:
+KeyedBy = Literal["process", "subject"]
+"""What an output record's key names first."""
+
+
+def output_key(event: VerificationEvent, keyed_by: KeyedBy) -> bytes:
     """Choose the output record's key: process, else subject, else the event itself.
 
-    `subject_first` is for providers whose processes have no id in common (Treezor).
+    The subject first for providers whose processes have no id in common (Treezor).
     """
-    first, second = (subject, process_ref) if subject_first else (process_ref, subject)
-    return (first or second or event).encode()
+    process, subject = event.process_ref, event.subject_ref
+    first, second = (process, subject) if keyed_by == "process" else (subject, process)
+    return (first or second or event.event_id).encode()

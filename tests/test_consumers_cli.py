@@ -7,10 +7,13 @@ import sys
 
 import pytest
 
+from consumers.explain import fate_of
+from consumers.normalizers import NORMALIZERS
 from consumers.settings import load_keys, load_settings
 from gateway.process import ConfigurationError
-from gateway.send import fixture
-from tests.conftest import EVENT_KEY, SUBJECT_KEY
+from gateway.send import fixture, fixtures
+from tests.conftest import EVENT_KEY, RECEIVED_AT, SUBJECT_KEY
+from tests.conftest import KEYS as ALL_KEYS
 from tests.deployment import ROOT, deployment
 
 KEYS = {"EVENT_KEY": EVENT_KEY, "SUBJECT_KEY": SUBJECT_KEY}
@@ -48,6 +51,24 @@ def test_explain_reads_as_a_person_does():
     assert "payment_currency" not in lines
 
 
+@pytest.mark.parametrize("found", fixtures("treezor") + fixtures("plexy"), ids=lambda one: one.case)
+def test_explain_finds_the_form_a_body_is_in(found):
+    """Where a scheme tells how to read a body, explain tries them; any fixture can be explained."""
+    fate = fate_of(found.provider, found.body, ALL_KEYS, endpoint="here", received_at=RECEIVED_AT)
+    assert fate.failure is None
+
+
+def test_explain_reads_in_the_form_it_is_told():
+    """A body of contract A under contract B's scheme is what the consumer would make of it."""
+    body = fixture("plexy", "payment-succeeded").body
+    code, _, err = consumers("explain", "plexy", "-", "--scheme", "plexy-bearer", stdin=body)
+    assert code == 1
+    assert "inconsistent" in err
+    code, _, err = consumers("explain", "plexy", "-", "--scheme", "plexy-basic", stdin=body)
+    assert code == 2
+    assert "plexy-hmac-body" in err
+
+
 def test_explain_says_why_not():
     """A body that would be a dead letter is named so, without its content, and exits 1."""
     body = b'{"eventType": "Jane Doe", "x": "Jane Doe"}'
@@ -60,8 +81,8 @@ def test_explain_says_why_not():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("explain", "verif", "-"), "there are pawapass, veriff"),
-        (("run", "verif"), "there are pawapass, veriff"),
+        (("explain", "verif", "-"), f"there are {', '.join(sorted(NORMALIZERS))}"),
+        (("run", "verif"), f"there are {', '.join(sorted(NORMALIZERS))}"),
         (("explain", "veriff", "no-such-file"), "cannot be read"),
     ],
 )

@@ -12,6 +12,7 @@ import pytest
 from consumers.normalizers import NORMALIZERS
 from gateway.providers import PROVIDERS
 from gateway.send import FIXTURES, fixtures
+from tests.senders import SENDERS
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("gateway", "consumers", "deploy")
@@ -48,10 +49,13 @@ def test_register_table_and_fixtures_name_the_same_providers():
 
 @pytest.mark.parametrize("fixture", fixtures(), ids=lambda found: f"{found.provider}-{found.case}")
 def test_a_fixture_is_whole(fixture):
-    """headers.json, body.raw, events.json, nothing else; no signature is kept, it is made afresh."""
+    """Headers, body, events, where needed options; no signature is kept, it is made afresh."""
     names = {path.name for path in fixture.folder.iterdir()}
-    assert names == {"headers.json", "body.raw", "events.json"}
-    assert not {"x-hmac-signature", "x-signature"} & {name.lower() for name in fixture.headers}
+    assert names - {"options.json"} == {"headers.json", "body.raw", "events.json"}
+    assert bool(fixture.options) == ("options.json" in names)
+    proofs = {name for sender in SENDERS for name, _ in sender.signed()[0]}
+    assert not proofs & {name.lower() for name in fixture.headers}
+    assert b"object_payload_signature" not in fixture.body
 
 
 def test_arrows_between_packages():
@@ -73,8 +77,10 @@ def test_arrows_between_packages():
 def test_the_loop_knows_no_kafka_client_and_the_pure_part_no_world():
     """worker.py is driven by a simulation, and decisions take values and give values."""
     pure = (
-        "gateway/receive.py", "gateway/signatures.py", "gateway/headers.py", "gateway/delivery.py",
-        "gateway/rejections.py", "consumers/worker.py", "consumers/fate.py", "consumers/event.py",
+        "gateway/receive.py", "gateway/headers.py", "gateway/delivery.py", "gateway/rejections.py",
+        "gateway/canonical_json.py",
+        *(f"gateway/signatures/{path.name}" for path in (ROOT / "gateway/signatures").glob("*.py")),
+        "consumers/worker.py", "consumers/fate.py", "consumers/event.py",
         "consumers/identity.py", "consumers/failures.py", "consumers/codec.py",
         *(f"consumers/normalizers/{name}.py" for name in NORMALIZERS),
     )  # fmt: skip
@@ -99,6 +105,15 @@ def test_avro_is_data_only():
     ]
     assert not list((ROOT / "avro").rglob("*.py"))
     assert not [path for package in PACKAGES for path in (ROOT / package).rglob("avro.py")]
+
+
+def test_a_normalizer_reads_every_form_its_gateway_lets_in():
+    """Where a scheme tells how to read a body, both sides name the same schemes."""
+    for name, normalizer in NORMALIZERS.items():
+        let_in = {
+            word for one in SENDERS if one.provider.name == name for word in one.scheme().names
+        }
+        assert set(normalizer.SCHEMES) in (set(), let_in), name
 
 
 def test_tests_are_flat():

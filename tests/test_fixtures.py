@@ -13,15 +13,14 @@ from consumers.normalizers import NORMALIZERS
 from consumers.records import Record
 from gateway.delivery import raw_topic
 from gateway.headers import Headers
-from gateway.providers import PROVIDERS
-from gateway.receive import Endpoint, receive
+from gateway.receive import receive
+from gateway.rejections import Rejection
 from gateway.send import fixtures
-from gateway.signatures import Secret
 from tests.conftest import RECEIVED_AT
 from tests.record_revisions import RECORD, current, not_raised
+from tests.senders import sender_of
 
 FIXTURES = fixtures()
-SECRET = Secret(id="default", value=b"a secret of the tests, long enough")
 DELIVERY_ID = "0" * 32
 
 every_fixture = pytest.mark.parametrize(
@@ -31,16 +30,12 @@ every_fixture = pytest.mark.parametrize(
 
 def raw_record(fixture, body=None):
     """The raw record the gateway would write for a fixture, at the start of its topic."""
-    provider = PROVIDERS[fixture.provider]
-    scheme = provider.scheme([SECRET], {})
-    proof = scheme.sign(fixture.body if body is None else body, RECEIVED_AT / 1000)
-    endpoint = Endpoint(name=provider.name, provider=provider, scheme=scheme, environment="sandbox")
-    headers = {name.lower(): value for name, value in fixture.headers.items()} | proof.headers
-    delivery = receive(
-        endpoint, Headers(headers.items()), proof.body, RECEIVED_AT / 1000, DELIVERY_ID
-    )
+    sender, now = sender_of(fixture), RECEIVED_AT / 1000
+    pairs, sent = sender.signed(fixture.body if body is None else body, now=now)
+    headers = {name.lower(): value for name, value in fixture.headers.items()} | dict(pairs)
+    delivery = receive(sender.endpoint(), Headers(headers.items()), sent, now, DELIVERY_ID)
     return Record(
-        topic=raw_topic(provider.name), partition=0, offset=0, timestamp=RECEIVED_AT,
+        topic=raw_topic(fixture.provider), partition=0, offset=0, timestamp=RECEIVED_AT,
         key=delivery.key, value=delivery.body, headers=[*delivery.headers],
     )  # fmt: skip
 
@@ -59,7 +54,8 @@ def expected(fixture):
 def test_a_fixture_becomes_its_events(fixture, keys):
     """A signed delivery becomes exactly the events beside it, through Avro and back."""
     record = raw_record(fixture)
-    assert record.value == fixture.body
+    if fixture.provider != "treezor":  # which puts its signature into the body
+        assert record.value == fixture.body
     fate = fate_of(record, keys)
     decoded = [decode(output.value) for output in fate.outputs if "verification" in output.topic]
     assert [json.loads(msgspec.json.encode(event)) for event in decoded] == expected(fixture)
@@ -101,12 +97,16 @@ def strings(node, path=()):
             yield from strings(value, (*path, index))
     elif isinstance(node, str):
         yield path, node
+        if node.startswith("{"):  # a JSON text of its own: a notification's message
+            yield from strings(json.loads(node), (*path, json))
 
 
 def replaced(node, path, text):
     """A copy of a payload with one string replaced."""
     if not path:
         return text
+    if path[0] is json:
+        return json.dumps(replaced(json.loads(node), path[1:], text), ensure_ascii=False)
     copy = dict(node) if isinstance(node, dict) else list(node)
     copy[path[0]] = replaced(node[path[0]], path[1:], text)
     return copy
@@ -141,15 +141,21 @@ def test_no_free_text_of_a_payload_leaves(fixture, keys, capfd):
     """
     payload = json.loads(fixture.body)
     normalizer = NORMALIZERS[fixture.provider]
+    said: list[str] = []
     for number, (path, _) in enumerate(strings(payload)):
         marker = MARKER.format(number=number)
         body = json.dumps(replaced(payload, path, marker), ensure_ascii=False).encode()
-        fate = fate_of(raw_record(fixture, body), keys)
+        try:
+            record = raw_record(fixture, body)
+        except Rejection as refused:  # of a scheme that reads the body: nothing was let in
+            said.append(str(refused))
+            continue
+        fate = fate_of(record, keys)
         meter = Meter(fixture.provider, "g", normalizer.NATIVE_TYPES, ("v", "l"), lambda: 0.0)
         for leaving in everything_that_leaves(fate, meter):
             assert b"mArKeR" not in leaving, path
     captured = capfd.readouterr()
-    assert "mArKeR" not in captured.out + captured.err
+    assert "mArKeR" not in "".join([captured.out, captured.err, *said])
 
 
 def test_the_markers_can_be_seen(keys):

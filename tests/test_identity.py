@@ -9,7 +9,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.event import Statement, Subject
+from consumers.event import Statement, Subject, VerificationEvent
 from consumers.identity import Keys, event_id, output_key, subject_ref
 
 KEYS = Keys(event_key=b"e" * 32, subject_key=b"s" * 32, subject_key_id="k1")
@@ -78,9 +78,23 @@ def test_platform_users_join_across_providers_and_provider_users_do_not():
     assert subject_ref(OTHER, "veriff", Subject("platform_user", "1")) not in ours
 
 
+def event(process=None, subject=None):
+    return VerificationEvent(
+        event_id="e", provider="p", endpoint="p", native_type="t", occurred_at=0, received_at=0,
+        raw_topic="t", raw_partition=0, raw_offset=0, mapping_revision=1,
+        process_ref=process, subject_ref=subject,
+    )  # fmt: skip
+
+
 def test_output_key_is_process_then_subject_then_event():
     """Events of one process share a key, and so a partition."""
-    assert output_key("p", "s", "e") == b"p"
-    assert output_key(None, "s", "e") == b"s"
-    assert output_key(None, None, "e") == b"e"
-    assert output_key("p", "s", "e", subject_first=True) == b"s"
+    assert output_key(event("p", "s"), "process") == b"p"
+    assert output_key(event(None, "s"), "process") == b"s"
+    assert output_key(event(), "process") == b"e"
+
+
+def test_output_key_is_the_subject_where_processes_have_no_common_id():
+    """Subject, then process, then the event itself."""
+    assert output_key(event("p", "s"), "subject") == b"s"
+    assert output_key(event("p"), "subject") == b"p"
+    assert output_key(event(), "subject") == b"e"

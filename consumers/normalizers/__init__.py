@@ -9,7 +9,8 @@ from typing import Protocol
 
 from consumers.event import Ignored, Statement
 from consumers.failures import Failure
-from consumers.normalizers import pawapass, veriff
+from consumers.identity import KeyedBy
+from consumers.normalizers import pawapass, pleenk, plexy, treezor, veriff
 from gateway.delivery import Provenance
 
 Normalized = Sequence[Statement | Failure] | Ignored
@@ -25,6 +26,12 @@ class Normalizer(Protocol):
     NATIVE_TYPES: frozenset[str]
     """Every native type the mapping knows: the only ones that become metric labels."""
 
+    KEYED_BY: KeyedBy
+    """What the key of its events on the output topic names first."""
+
+    SCHEMES: tuple[str, ...]
+    """The gateway's schemes that tell how a body is to be read; empty where none matters."""
+
     def normalize(self, body: bytes, provenance: Provenance) -> Normalized:
         """Say what a raw body means. Raises Failure, or a msgspec error, if it cannot be read."""
         ...
@@ -32,5 +39,8 @@ class Normalizer(Protocol):
 
 NORMALIZERS: Mapping[str, Normalizer] = {
     "pawapass": pawapass,
+    "pleenk": pleenk,
+    "plexy": plexy,
+    "treezor": treezor,
     "veriff": veriff,
 }

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import msgspec
 
-from consumers.event import Subject, TimeSource, epoch_ms
+from consumers.event import Subject, SubjectKind, TimeSource, epoch_ms
 from consumers.failures import Failure
 
 T = TypeVar("T")
@@ -17,7 +17,7 @@ _REFERENCE = re.compile(r"[A-Za-z0-9_.:/-]{1,128}")
 _ALPHA_2 = re.compile(r"[A-Z]{2}")
 
 LONGEST_SUBJECT = 1_000
-"""Characters of a platform's own id for a person: Veriff's limit, the widest documented one."""
+"""Characters of an id for a person: Veriff's limit, the widest documented one."""
 
 
 def constant(word: str | None) -> str | None:
@@ -39,11 +39,20 @@ def optional_reference(value: str | None, path: str) -> str | None:
 
 def platform_user(value: str | None, path: str) -> Subject | None:
     """Name the subject by the platform's own id, which may be any text; empty is nobody."""
+    return _subject("platform_user", value, path)
+
+
+def provider_user(value: str | None, path: str) -> Subject | None:
+    """Name the subject by the id the provider gave; empty is nobody."""
+    return _subject("provider_user", value, path)
+
+
+def _subject(kind: SubjectKind, value: str | None, path: str) -> Subject | None:
     if not value:
         return None
     if len(value) > LONGEST_SUBJECT:
         raise Failure("out_of_range", path=path)
-    return Subject("platform_user", value)
+    return Subject(kind, value)
 
 
 Moment = tuple[int | None, TimeSource]

@@ -21,6 +21,7 @@ from consumers.event import (
     Status,
 )
 from consumers.failures import Failure
+from consumers.identity import KeyedBy
 from consumers.normalizers.native import Glossary, constant, moment_of, platform_user, reference
 from gateway.delivery import Provenance
 
@@ -30,6 +31,9 @@ STATUS_CHANGE = "VERIFICATION.STATUS_CHANGE"
 DOCUMENT_CHANGE = "VERIFICATION.IDENTITY_DOCUMENT_CHANGE"
 
 NATIVE_TYPES = frozenset({STATUS_CHANGE, DOCUMENT_CHANGE})
+
+KEYED_BY: KeyedBy = "process"
+SCHEMES: tuple[str, ...] = ()
 
 
 class _Requirement(msgspec.Struct, gc=False):

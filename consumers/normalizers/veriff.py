@@ -21,6 +21,7 @@ from consumers.event import (
     Subject,
 )
 from consumers.failures import Failure
+from consumers.identity import KeyedBy
 from consumers.normalizers.native import (
     NO_MOMENT,
     Glossary,
@@ -46,6 +47,9 @@ FULL_AUTO = "full-auto"
 NATIVE_TYPES = frozenset(
     {DECISION, EVENT, WATCHLIST, USER_STATUS, INE, CURP, INE_CURP, FULL_AUTO},
 )
+
+KEYED_BY: KeyedBy = "process"
+SCHEMES: tuple[str, ...] = ()
 
 
 def _digest(body: bytes) -> tuple[str]:
