@@ -322,12 +322,13 @@ def gateway() -> Iterator[Json]:
     stale = of_endpoints(rate("verihook_webhook_stale_total", JOB))
     reloads = rate("verihook_configuration_reloads_total", JOB)
     yield graph(
-        "Gateway: secrets in use",
-        "Deliveries by the secret that verified them: a rotation is complete when the old one is "
-        "at rest. stale: the signed time was outside the tolerance; look at our clock, then for "
-        "replays. reload failed: the old configuration is in force, the log says what is wrong.",
+        "Gateway: keys in use",
+        "Deliveries by the key and scheme that verified them: a rotation is complete when the "
+        "old key is at rest. stale: the signed time was outside the tolerance; look at our "
+        "clock, then for replays. reload failed: the old configuration is in force, the log says "
+        "what is wrong.",
         "cps",
-        query(f"sum by (endpoint, key_id) ({keys})", "{{endpoint}} {{key_id}}"),
+        query(f"sum by (endpoint, key_id, scheme) ({keys})", "{{endpoint}} {{key_id}} {{scheme}}"),
         query(f"sum by (endpoint) ({stale}) > 0", "{{endpoint}} stale"),
         query(f"sum by (result) ({reloads}) > 0", "reload {{result}}"),
         empty="no deliveries",

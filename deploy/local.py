@@ -14,7 +14,7 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -30,16 +30,16 @@ from consumers.codec import decode
 from consumers.event import VerificationEvent
 from consumers.tail import COLUMNS, table_row
 from deploy.child import HOST, LOCAL, CannotRun, Child, port_or_free, shown
+from deploy.endpoints import ENDPOINTS, DemoEndpoint, make_endpoint, write_endpoints, write_private
 from deploy.kafka import DEFAULT_PORT, Kafka
 from deploy.topics import Cluster, plan, single_copy, wanted_topics
 from gateway.delivery import dead_topic, output_topic
 from gateway.kafka import client_config
 from gateway.process import Address, ConfigurationError
 from gateway.providers import PROVIDERS
-from gateway.send import Fixture, fixtures, post, signed
+from gateway.send import RUN_FILE, Fixture, Secret, fixtures, post, signed
 
 PREFIX = "demo."
-RUN_FILE = LOCAL / "run.json"
 LOGS = LOCAL / "logs"
 SECRETS = LOCAL / "secrets"
 GATEWAY_PORT = 8080
@@ -69,32 +69,13 @@ _TIMES_OF_RECEIPT = frozenset({"received", "delivery"})
 _NOT_INHERITED = ("GATEWAY_", "CONSUMER_", "EVENT_KEY", "SUBJECT_KEY", "SCHEMA_REGISTRY_")
 
 
-class DemoEndpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """One endpoint of the demonstration: a row of the gateway's endpoints file.
-
-    `sends` tells which fixtures of the provider go there.
-    """
-
-    name: str
-    provider: str
-    path_token: bool = False
-    options: Mapping[str, Any] = {}
-    sends: Callable[[Fixture], bool] = lambda _fixture: True
-
-
-ENDPOINTS: Sequence[DemoEndpoint] = tuple(
-    DemoEndpoint(name=name, provider=name) for name in PROVIDERS
-)
-"""One per provider, named as the provider; further contracts of a provider are further rows."""
-
-
 class Running(msgspec.Struct, kw_only=True):
     """What .local/run.json tells other programs about this run."""
 
     bootstrap: str
     topic_prefix: str
     urls: dict[str, str]
-    secrets: dict[str, str]
+    secrets: dict[str, Secret]
     metrics: dict[str, str]
     pids: dict[str, int]
 
@@ -329,36 +310,14 @@ class Pipeline:
         self.running.pids["gateway"] = self._gateway.pid
 
     def _endpoints(self, base: str) -> Path:
-        """Write the gateway's endpoints file and a fresh secret for each; give the file."""
+        """Write the gateway's endpoints file and fresh secrets; give the file."""
         shutil.rmtree(SECRETS, ignore_errors=True)
         SECRETS.mkdir(mode=0o700)
-        lines: list[str] = []
-        for endpoint in ENDPOINTS:
-            secret = secrets.token_urlsafe(32)
-            held = SECRETS / endpoint.name
-            _write_private(held, secret)
-            self.running.secrets[endpoint.name] = secret
-            url = f"{base}/{endpoint.name}"
-            lines += [
-                "[[endpoint]]",
-                f"name = {json.dumps(endpoint.name)}",
-                f"provider = {json.dumps(endpoint.provider)}",
-                'environment = "sandbox"',
-                f'secrets = [{{id = "demo", file = {json.dumps(str(held))}}}]',
-            ]
-            if endpoint.path_token:
-                token = secrets.token_urlsafe(32)
-                lines.append(f"path_token = {json.dumps(token)}")
-                url = f"{url}/{token}"
-            if endpoint.options:
-                lines.append("[endpoint.options]")
-                lines += [
-                    f"{name} = {json.dumps(value)}" for name, value in endpoint.options.items()
-                ]
-            self.running.urls[endpoint.name] = url
-        file = SECRETS / "endpoints.toml"
-        _write_private(file, "\n".join(lines) + "\n")
-        return file
+        made = [make_endpoint(endpoint) for endpoint in ENDPOINTS]
+        for one in made:
+            self.running.secrets[one.endpoint.name] = one.secret
+            self.running.urls[one.endpoint.name] = f"{base}/{one.path}"
+        return write_endpoints(made, SECRETS)
 
     def _start_consumers(self, environ: Mapping[str, str], *, single: bool) -> None:
         settings = {
@@ -406,19 +365,12 @@ class Pipeline:
     def _tell(self) -> None:
         """Write run.json whole or not at all: a program that waits for it reads it at once."""
         part = RUN_FILE.with_suffix(".part")
-        _write_private(part, msgspec.json.format(msgspec.json.encode(self.running)).decode())
+        write_private(part, msgspec.json.format(msgspec.json.encode(self.running)).decode())
         part.replace(RUN_FILE)
         consumers = ", ".join(self._consumers)
         self._say(
             f"gateway on {self.webhooks}; consumers: {consumers}; Kafka on {self.running.bootstrap}"
         )
-
-
-def _write_private(file: Path, text: str) -> None:
-    file.unlink(missing_ok=True)
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as out:
-        out.write(text)
 
 
 def _get(url: str) -> tuple[int, str]:
@@ -506,7 +458,7 @@ class Demonstration:
             Sent(endpoint=endpoint, fixture=fixture, events=_expected(fixture))
             for endpoint in ENDPOINTS
             for fixture in fixtures(endpoint.provider)
-            if endpoint.sends(fixture)
+            if endpoint.options == fixture.options
         ]
         if not deliveries:
             raise CannotRun("there are no fixtures to send under tests/fixtures")
@@ -538,7 +490,9 @@ class Demonstration:
         fixture, running = sent.fixture, self._pipeline.running
         secret = running.secrets[sent.endpoint.name]
         for _ in range(_ATTEMPTS):
-            headers, body = signed(fixture.provider, secret, fixture.headers, fixture.body)
+            headers, body = signed(
+                fixture.provider, secret, fixture.headers, fixture.body, fixture.options
+            )
             try:
                 answer = post(running.urls[sent.endpoint.name], headers, body)
             except ConfigurationError:
@@ -664,11 +618,10 @@ class Demonstration:
     def _where_to_look(self) -> None:
         running = self._pipeline.running
         python = shown(Path(sys.executable))
-        endpoint = ENDPOINTS[0].name
         cluster = f"KAFKA_BOOTSTRAP_SERVERS={running.bootstrap} TOPIC_PREFIX={PREFIX}"
-        case = next(iter(fixtures(ENDPOINTS[0].provider))).case
-        body = f"tests/fixtures/{endpoint}/{case}/body.raw"
-        send = f"{python} -m gateway send {ENDPOINTS[0].provider} {case}"
+        provider = ENDPOINTS[0].provider
+        case = next(iter(fixtures(provider))).case
+        body = f"tests/fixtures/{provider}/{case}/body.raw"
         topics = f"{PREFIX}raw.<provider>, {PREFIX}dlq.<provider>, {output_topic(PREFIX)}"
         lines = [
             "",
@@ -677,9 +630,9 @@ class Demonstration:
             f"  topics on {running.bootstrap}: {topics}",
             f"  logs: {shown(LOGS)}; addresses and secrets for programs: {shown(RUN_FILE)}",
             "what to try next, in another terminal",
-            f"  {send} --url {running.urls[endpoint]} --secret-file {shown(SECRETS / endpoint)}",
+            f"  {python} -m gateway send {provider} {case}",
             f"  {cluster} {python} -m consumers tail",
-            f"  {python} -m consumers explain {ENDPOINTS[0].provider} {body}",
+            f"  {python} -m consumers explain {provider} {body}",
             "Ctrl-C stops everything",
         ]
         for line in lines:

@@ -28,7 +28,7 @@ from gateway.headers import Headers
 from gateway.providers import PROVIDERS
 from gateway.receive import Endpoint, receive
 from gateway.send import fixture
-from gateway.signatures import Secret
+from gateway.signatures import Key
 from tests.bench_gateway import cpu_seconds, resident_mb
 from tests.conftest import EVENT_KEY, KEYS, SUBJECT_KEY
 from tests.deployment import Process, free_port, until
@@ -40,7 +40,7 @@ BODY = fixture("veriff", "decision-approved-full").body
 def delivery():
     """One delivery as the gateway makes it."""
     provider = PROVIDERS["veriff"]
-    scheme = provider.scheme([Secret(id="default", value=b"x" * 32)], {})
+    scheme = provider.scheme([Key(id="default", value=b"x" * 32)], {})
     endpoint = Endpoint(name="veriff", provider=provider, scheme=scheme, environment="production")
     headers = Headers({**scheme.sign(BODY, 0).headers, "content-type": "application/json"}.items())
     return receive(endpoint, headers, BODY, time.time(), "0" * 32)

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from confluent_kafka import Consumer, TopicPartition
 
+from deploy.endpoints import ENDPOINTS, endpoint_for, make_endpoint, write_endpoints
 from gateway.delivery import output_topic, raw_topic
-from gateway.providers import PROVIDERS
-from gateway.send import post, signed
+from gateway.send import Fixture, post, signed
 from tests.conftest import EVENT_KEY, SUBJECT_KEY
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -109,7 +109,7 @@ class Deployment:
         self.prefix = topics.prefix
         self.bootstrap = topics.bootstrap
         self.folder = folder
-        self.secrets = {name: f"secret of {name} for the tests" for name in PROVIDERS}
+        self.made = {one.name: make_endpoint(one) for one in ENDPOINTS}
         self.processes: list[Process] = []
         self.url = ""
 
@@ -122,8 +122,7 @@ class Deployment:
             "SUBJECT_KEY": SUBJECT_KEY,
             "GATEWAY_SINGLE_COPY": "1",
             "CONSUMER_SINGLE_COPY": "1",
-            **{f"{name.upper()}_SECRET": secret for name, secret in self.secrets.items()},
-            **{f"{name.upper()}_ENVIRONMENT": "sandbox" for name in self.secrets},
+            "GATEWAY_ENDPOINTS": str(write_endpoints(self.made.values(), self.folder)),
             **more,
         }
 
@@ -153,11 +152,17 @@ class Deployment:
         self.processes.append(process)
         return process.wait_ready() if ready else process
 
-    def send(self, provider: str, body: bytes, headers: dict[str, str] | None = None):
-        """Sign a body as the provider would and POST it."""
+    def send(self, endpoint: str, body: bytes, headers: dict[str, str] | None = None):
+        """Sign a body as the endpoint's provider would and POST it there."""
         given = {"content-type": "application/json"} if headers is None else headers
-        all_headers, sent = signed(provider, self.secrets[provider], given, body)
-        return post(f"{self.url}/webhooks/{provider}", all_headers, sent)
+        made = self.made[endpoint]
+        known = made.endpoint
+        all_headers, sent = signed(known.provider, made.secret, given, body, known.options)
+        return post(f"{self.url}/webhooks/{made.path}", all_headers, sent)
+
+    def send_fixture(self, found: Fixture):
+        """Send a fixture to the endpoint it was made for."""
+        return self.send(endpoint_for(found).name, found.body, found.headers)
 
     def read(self, topic: str, count: int | None = None, seconds: float = PATIENCE) -> list:
         """Read a whole topic: `count` messages, or as many as are there now."""

@@ -20,6 +20,7 @@ from deploy import environment as environment_module
 from deploy import kafka as kafka_module
 from deploy import local
 from deploy.child import CannotRun, Child, free_port, port_or_free, telling_line
+from deploy.endpoints import ENDPOINTS, DemoEndpoint, endpoint_for
 from deploy.environment import CannotPrepare, Environment, requirements, stamp
 from deploy.kafka import Jars, Kafka, temporary_kafka
 from deploy.topics import (
@@ -34,7 +35,7 @@ from deploy.topics import (
 from gateway.delivery import DEAD_MESSAGE_BYTES, OUTPUT_MESSAGE_BYTES, RAW_MESSAGE_BYTES
 from gateway.process import ConfigurationError
 from gateway.providers import PROVIDERS
-from gateway.send import fixture, post, signed
+from gateway.send import fixture, fixtures, post, signed
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 60.0
@@ -526,7 +527,7 @@ def test_deleting_needs_a_prefix():
 
 
 def sent_fixture(endpoint: str = "veriff", **event: object) -> local.Sent:
-    demo = local.DemoEndpoint(name=endpoint, provider="veriff")
+    demo = DemoEndpoint(name=endpoint, provider="veriff")
     return local.Sent(endpoint=demo, fixture=fixture("veriff", "decision-approved"), events=[event])
 
 
@@ -589,9 +590,15 @@ def test_second_event_of_a_kind_is_unexpected():
 
 
 def test_demonstration_has_an_endpoint_for_every_provider():
-    """Every registered provider has the endpoint of its name, in the order of the register."""
-    names = [endpoint.name for endpoint in local.ENDPOINTS if endpoint.name == endpoint.provider]
-    assert names == list(PROVIDERS)
+    """Every registered provider has the endpoint of its name; two have a second one."""
+    names = [endpoint.name for endpoint in ENDPOINTS]
+    assert names == [*PROVIDERS, "plexy-b", "treezor-unsigned"]
+
+
+def test_every_fixture_has_its_endpoint():
+    """No fixture was made for options that no endpoint of the demonstration has."""
+    found = {endpoint_for(one).name for one in fixtures()}
+    assert found == {endpoint.name for endpoint in ENDPOINTS}
 
 
 class Checkout:
@@ -659,11 +666,13 @@ def test_make_run_can_be_used_and_stops_in_order(copy):
     assert stat.S_IMODE(copy.run_file.stat().st_mode) == 0o600
     assert set(running) == {"bootstrap", "topic_prefix", "urls", "secrets", "metrics", "pids"}
     assert running["topic_prefix"] == "demo."
-    assert set(running["urls"]) == set(running["secrets"]) == {end.name for end in local.ENDPOINTS}
+    assert set(running["urls"]) == set(running["secrets"]) == {end.name for end in ENDPOINTS}
     assert set(running["metrics"]) == {"gateway", *PROVIDERS}
-    found = fixture("veriff", "decision-approved")
-    headers, body = signed("veriff", running["secrets"]["veriff"], found.headers, found.body)
-    assert post(running["urls"]["veriff"], headers, body).status == 200
+    for found in {endpoint_for(one).name: one for one in fixtures()}.values():
+        name = endpoint_for(found).name
+        secret = running["secrets"][name]
+        headers, body = signed(found.provider, secret, found.headers, found.body, found.options)
+        assert post(running["urls"][name], headers, body).status == 200
     until(lambda: "Ctrl-C stops everything" in process.stdout.readline(), "it shows where to look")
     process.send_signal(signal.SIGINT)
     _, complaints = process.communicate(timeout=120)

@@ -159,7 +159,7 @@ def test_every_panel_shows_data_of_the_real_service(topics, tmp_path):
             until(lambda: prometheus.values(found) == [len(processes)], "three scrapes")
             expected = dict.fromkeys(PROVIDERS, 0)
             for given in fixtures():
-                assert deployed.send(given.provider, given.body, given.headers).status == 200
+                assert deployed.send_fixture(given).status == 200
                 expected[given.provider] += 1
             expected["veriff"] += drive(deployed)
             for name, consumer in consumers.items():
