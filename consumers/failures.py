@@ -29,6 +29,11 @@ class Failure(Exception):  # noqa: N818 - a fate of a record, not an error of th
         self.path = path
         self.error_class = error_class
 
+    def within(self, at: str) -> "Failure":
+        """Give the same failure of a part, with the path in the whole: `at` is the part's."""
+        path = at + self.path.removeprefix("$")
+        return Failure(self.kind, path=path, error_class=self.error_class)
+
 
 def failure_of(error: Exception) -> Failure:
     """Translate an exception raised while one record was normalized; unforeseen ones are `bug`."""

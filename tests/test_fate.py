@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from consumers.codec import decode, encoder, single_object_prefix
-from consumers.event import Ignored, Statement
+from consumers.event import Ignored, Statement, Subject
 from consumers.failures import Failure, failure_of
 from consumers.fate import Fates
 from consumers.records import Record
@@ -29,9 +29,11 @@ class Says:
 
     REVISION = 4
     NATIVE_TYPES = frozenset({"decision"})
+    SCHEMES = ()
 
-    def __init__(self, answer):
+    def __init__(self, answer, keyed_by="process"):
         self.answer = answer
+        self.KEYED_BY = keyed_by
 
     def normalize(self, body, provenance):
         if isinstance(self.answer, Exception):
@@ -65,6 +67,17 @@ def test_an_event_carries_statement_provenance_and_coordinates(fate):
     )
     assert (event.raw_topic, event.raw_partition, event.raw_offset) == ("p.raw.veriff", 3, 77)
     assert (event.status, event.outcome, event.mapping_revision) == ("completed", "pass", 4)
+
+
+def test_a_normalizer_chooses_what_its_events_are_keyed_by(keys):
+    """The subject's pseudonym comes first where the normalizer says so (Treezor)."""
+    said = [statement(process_ref="proc", subject=Subject("provider_user", "1"))]
+    for keyed_by, is_process in (("process", True), ("subject", False)):
+        says = Says(said, keyed_by)
+        fates = Fates("veriff", says, encoder(single_object_prefix()), keys, "p.")
+        (output,) = fates.decide(record()).outputs
+        ref = decode(output.value).subject_ref
+        assert output.key == (b"proc" if is_process else ref.encode())
 
 
 def test_no_time_of_its_own_means_time_of_receipt(fate):

@@ -1,13 +1,22 @@
 """What of a provider's own words may pass into an event, and what those words may look like."""
 
+import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import TypeVar
 
 import msgspec
 
-from consumers.event import Subject, SubjectKind, TimeSource, epoch_ms
+from consumers.event import (
+    Outcome,
+    ReasonCode,
+    Status,
+    Subject,
+    SubjectKind,
+    TimeSource,
+    epoch_ms,
+)
 from consumers.failures import Failure
 
 T = TypeVar("T")
@@ -16,6 +25,19 @@ _CONSTANT = re.compile(r"[A-Za-z0-9_.:/-]{1,64}")
 _REFERENCE = re.compile(r"[A-Za-z0-9_.:/-]{1,128}")
 _ALPHA_2 = re.compile(r"[A-Z]{2}")
 
+_ALPHA_3 = re.compile(r"[A-Z]{3}")
+
+ABSENT = msgspec.Raw(b"")
+"""Default of a field that is looked at before it is decoded."""
+
+Verdict = tuple[Status, Outcome, bool]
+"""What a native status says: status, outcome, and whether the provider is done."""
+
+UNKNOWN_VERDICT: Verdict = ("unknown", "none", False)
+
+Reason = tuple[ReasonCode, str]
+"""Our code, and the provider's own where that is a constant."""
+
 LONGEST_SUBJECT = 1_000
 """Characters of an id for a person: Veriff's limit, the widest documented one."""
 
@@ -23,6 +45,16 @@ LONGEST_SUBJECT = 1_000
 def constant(word: str | None) -> str | None:
     """Give a machine constant as sent; None for anything that a person could have typed."""
     return word if word and _CONSTANT.fullmatch(word) else None
+
+
+def as_text(value: str | float | None) -> str:
+    """Give a value as text, since providers send one field as text and as number; null is empty."""
+    return "" if value is None else str(value)
+
+
+def digest(raw: bytes | msgspec.Raw) -> str:
+    """Identify signed bytes that hold no id of their own: their SHA-256 in hex."""
+    return hashlib.sha256(raw).hexdigest()
 
 
 def reference(value: str, path: str) -> str:
@@ -77,30 +109,63 @@ def moment(text: str | None, source: TimeSource, path: str) -> Moment:
 
 
 def moment_of(found: datetime, source: TimeSource) -> Moment:
-    """Give a decoded time; one without a zone is none."""
+    """Give a decoded time; there is none without a zone, and none before 1970: a zero value."""
     at = epoch_ms(found)
-    return NO_MOMENT if at is None else (at, source)
+    return NO_MOMENT if at is None or at <= 0 else (at, source)
+
+
+def first_moment(moments: Iterable[Moment]) -> Moment:
+    """Give the first that is a time; what comes after it is not looked at."""
+    return next((found for found in moments if found[0] is not None), NO_MOMENT)
 
 
 class Glossary:
     """Looks native words up and notes the fields whose word no table of ours knows."""
 
     def __init__(self) -> None:
-        self.unmapped: list[str] = []
+        self._unmapped: list[str] = []
+
+    @property
+    def unmapped(self) -> tuple[str, ...]:
+        """The fields noted, each once, in order."""
+        return tuple(dict.fromkeys(self._unmapped)) if self._unmapped else ()
+
+    def note(self, field: str) -> None:
+        """Note a field whose word our tables do not know."""
+        self._unmapped.append(field)
 
     def read(self, table: Mapping[str, T], word: str, field: str, unknown: T) -> T:
         """Translate a word; one the table does not know is noted and becomes `unknown`."""
         found = table.get(word)
         if found is None:
-            self.unmapped.append(field)
+            self._unmapped.append(field)
             return unknown
         return found
 
+    def verdict(self, table: Mapping[str, Verdict], word: str, field: str) -> Verdict:
+        """Translate a native status; one the table does not know is noted and unknown."""
+        return self.read(table, word, field, UNKNOWN_VERDICT)
+
+    def reasons(
+        self, table: Mapping[str, ReasonCode], word: str | None, field: str
+    ) -> tuple[Reason, ...]:
+        """Translate a reason's code, if there is one; one the table does not know is unmapped."""
+        if not word:
+            return ()
+        return ((self.read(table, word, field, "unmapped"), constant(word) or ""),)
+
     def country(self, word: str | None, field: str) -> str | None:
         """Give an ISO 3166-1 alpha-2 code as sent; free text is noted and dropped."""
+        return self._code(_ALPHA_2, word, field)
+
+    def currency(self, word: str | None, field: str) -> str | None:
+        """Give an ISO 4217 alphabetic code as sent; anything else is noted and dropped."""
+        return self._code(_ALPHA_3, word, field)
+
+    def _code(self, form: re.Pattern[str], word: str | None, field: str) -> str | None:
         if not word:
             return None
-        if _ALPHA_2.fullmatch(word) is None:
-            self.unmapped.append(field)
+        if form.fullmatch(word) is None:
+            self._unmapped.append(field)
             return None
         return word

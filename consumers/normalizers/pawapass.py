@@ -15,14 +15,20 @@ from consumers.event import (
     Category,
     DocumentType,
     Method,
-    Outcome,
     ReasonCode,
     Statement,
-    Status,
 )
 from consumers.failures import Failure
 from consumers.identity import KeyedBy
-from consumers.normalizers.native import Glossary, constant, moment_of, platform_user, reference
+from consumers.normalizers.native import (
+    Glossary,
+    Reason,
+    Verdict,
+    constant,
+    moment_of,
+    platform_user,
+    reference,
+)
 from gateway.delivery import Provenance
 
 REVISION = 1
@@ -77,9 +83,7 @@ class _Envelope(msgspec.Struct, gc=False):
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _decode = msgspec.json.Decoder(_Notification).decode
 
-_Verdict = tuple[Status, Outcome, bool]
-
-_VERDICTS: Mapping[str, _Verdict] = {
+_VERDICTS: Mapping[str, Verdict] = {
     "CREATED": ("created", "none", False),
     "STARTED": ("started", "none", False),
     "USER_DATA_COLLECTED": ("submitted", "none", False),
@@ -88,7 +92,6 @@ _VERDICTS: Mapping[str, _Verdict] = {
     "DECLINED": ("completed", "fail", True),
     "EXPIRED": ("expired", "none", True),
 }
-_UNKNOWN_VERDICT: _Verdict = ("unknown", "none", False)
 
 _REASONS: Mapping[str, ReasonCode] = {
     "CAPTURE_ISSUE": "capture.poor_quality",
@@ -142,7 +145,7 @@ def normalize(
     glossary = Glossary()
 
     category: Category = "identity_verification"
-    verdict = glossary.read(_VERDICTS, verification.status, "data.status", _UNKNOWN_VERDICT)
+    verdict = glossary.verdict(_VERDICTS, verification.status, "data.status")
     reasons = _reasons(verification, glossary)
     if native_type == DOCUMENT_CHANGE:
         # Sent after the conclusion and restating it: it must not count as a second decision.
@@ -199,20 +202,14 @@ def normalize(
             document_type=document_type,
             document_country=document_country,
             country=country,
-            unmapped=tuple(dict.fromkeys(glossary.unmapped)),
+            unmapped=glossary.unmapped,
         )
     ]
 
 
-def _reasons(verification: _Verification, glossary: Glossary) -> tuple[tuple[ReasonCode, str], ...]:
+def _reasons(verification: _Verification, glossary: Glossary) -> tuple[Reason, ...]:
     if verification.status == "EXPIRED":
         return (("session.expired", ""),)
-    reason = verification.review_result.reason if verification.review_result is not None else None
-    if not reason:
-        return ()
-    return (
-        (
-            glossary.read(_REASONS, reason, "data.reviewResult.reason", "unmapped"),
-            constant(reason) or "",
-        ),
-    )
+    result = verification.review_result
+    reason = result.reason if result is not None else None
+    return glossary.reasons(_REASONS, reason, "data.reviewResult.reason")

@@ -4,7 +4,6 @@ One delivery may carry several events, and none has an id or a time
 (https://developers.pleenk.com/docs/webhooks).
 """
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -12,10 +11,18 @@ from typing import Any
 
 import msgspec
 
-from consumers.event import AgeMethod, Outcome, ReasonCode, Statement, Status
+from consumers.event import AgeMethod, Outcome, Statement, Status
 from consumers.failures import Failure, failure_of
 from consumers.identity import KeyedBy
-from consumers.normalizers.native import Glossary, constant, platform_user, reference
+from consumers.normalizers.native import (
+    Glossary,
+    Reason,
+    Verdict,
+    constant,
+    digest,
+    platform_user,
+    reference,
+)
 from gateway.delivery import Provenance
 
 REVISION = 1
@@ -114,9 +121,9 @@ class _Answered:
         is_all = not self.unlisted and not self.says_more
         return "pass" if all_hold and is_all else "inconclusive"
 
-    def reasons(self) -> tuple[tuple[ReasonCode, str], ...]:
+    def reasons(self) -> tuple[Reason, ...]:
         """Explain a fail. Only an age is named: the other criteria tell what a person is."""
-        found: list[tuple[ReasonCode, str]] = [
+        found: list[Reason] = [
             ("age.below_threshold", criterion.text)
             for criterion in self.false
             if criterion.age is not None
@@ -140,11 +147,11 @@ def _approve(element: msgspec.Raw) -> Statement:
     sent = _decode_approve(element).data
     result = sent.result if isinstance(sent.result, dict) else {}
     answered = _Answered(sent.request, result)
-    unmapped: list[str] = []
+    glossary = Glossary()
     if answered.unlisted:
-        unmapped.append("data.request")
+        glossary.note("data.request")
     if answered.says_more or not isinstance(sent.result, dict | None):
-        unmapped.append("data.result")
+        glossary.note("data.result")
     ages = [criterion for criterion in answered.asked if criterion.age is not None]
     age_min, age_max = answered.age_interval()
     age_method: AgeMethod | None = None
@@ -155,7 +162,7 @@ def _approve(element: msgspec.Raw) -> Statement:
         native_type=APPROVE,
         # Nothing else identifies it. Two identical elements say the same thing, even in one
         # delivery, so the position is no part of it.
-        natural_key=(hashlib.sha256(element).hexdigest(),),
+        natural_key=(digest(element),),
         # Documented as a UUID, published with an ending that makes it none: any text.
         subject=platform_user(sent.user_ref, "$.data.userRef"),
         category="age_check" if ages else "identity_verification",
@@ -170,7 +177,7 @@ def _approve(element: msgspec.Raw) -> Statement:
         # All that is asked must hold: of several limits the highest decides.
         age_threshold=max((age.age for age in ages if age.age is not None), default=None),
         age_method=age_method,
-        unmapped=tuple(unmapped),
+        unmapped=glossary.unmapped,
     )
 
 
@@ -189,15 +196,13 @@ class _Paid(msgspec.Struct, gc=False):
 
 _decode_paid = msgspec.json.Decoder(_Paid).decode
 
-_PAYMENTS: Mapping[str, tuple[Status, Outcome, bool]] = {"CONFIRMED": ("completed", "pass", True)}
+_PAYMENTS: Mapping[str, Verdict] = {"CONFIRMED": ("completed", "pass", True)}
 
 
 def _payment(element: msgspec.Raw) -> Statement:
     sent = _decode_paid(element).data
     glossary = Glossary()
-    status, outcome, is_final = glossary.read(
-        _PAYMENTS, sent.status, "data.status", ("unknown", "none", False)
-    )
+    status, outcome, is_final = glossary.verdict(_PAYMENTS, sent.status, "data.status")
     return Statement(
         native_type=PAYMENT,
         natural_key=(sent.payment_id, sent.status),
@@ -207,7 +212,7 @@ def _payment(element: msgspec.Raw) -> Statement:
         outcome=outcome,
         is_final=is_final,
         process_ref=reference(sent.payment_id, "$.data.paymentId"),
-        unmapped=tuple(glossary.unmapped),
+        unmapped=glossary.unmapped,
     )
 
 
@@ -242,7 +247,7 @@ def _user(element: msgspec.Raw) -> Statement:
         native_status=constant(sent.status),
         category="annotation",
         status=status,
-        unmapped=tuple(glossary.unmapped),
+        unmapped=glossary.unmapped,
     )
 
 
@@ -288,9 +293,7 @@ def _item(index: int, element: msgspec.Raw) -> Statement | Failure:
     try:
         statement = _statement(element)
     except (Failure, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        failure = failure_of(error)
-        path = f"$.events[{index}]{failure.path.removeprefix('$')}"
-        return Failure(failure.kind, path=path, error_class=failure.error_class)
+        return failure_of(error).within(f"$.events[{index}]")
     statement.item_index = index
     return statement
 

@@ -11,14 +11,18 @@ from typing import Any
 
 import msgspec
 
-from consumers.event import Category, Outcome, ReasonCode, Statement, Status
+from consumers.event import Category, Statement
 from consumers.failures import Failure
 from consumers.identity import KeyedBy
 from consumers.normalizers.native import (
-    NO_MOMENT,
+    ABSENT,
     Glossary,
     Moment,
+    Reason,
+    Verdict,
+    as_text,
     constant,
+    first_moment,
     moment,
     reference,
 )
@@ -29,32 +33,31 @@ REVISION = 1
 KEYED_BY: KeyedBy = "process"
 SCHEMES: tuple[str, ...] = ("plexy-hmac-timestamped", "plexy-hmac-body", "plexy-bearer")
 
-_Verdict = tuple[Category, Status, Outcome, bool]
-_Reasons = tuple[tuple[ReasonCode, str], ...]
+_Meaning = tuple[Category, Verdict]
 
 # By the type, never by data.status.
-_EVENTS: Mapping[str, _Verdict] = {
-    "payment.succeeded": ("payment", "completed", "pass", True),
-    "payment.failed": ("payment", "completed", "fail", True),
-    "refund.succeeded": ("refund", "completed", "pass", True),
-    "refund.failed": ("refund", "completed", "fail", True),
+_EVENTS: Mapping[str, _Meaning] = {
+    "payment.succeeded": ("payment", ("completed", "pass", True)),
+    "payment.failed": ("payment", ("completed", "fail", True)),
+    "refund.succeeded": ("refund", ("completed", "pass", True)),
+    "refund.failed": ("refund", ("completed", "fail", True)),
 }
 
 # https://developer.plexy.money/transaction-management-4976246f0; whether 3d (3-D Secure under
 # way) is ever sent is not stated.
-_TRANSACTIONS: Mapping[str, _Verdict] = {
-    "transaction.created": ("payment", "created", "none", False),
-    "transaction.3d": ("payment", "awaiting_input", "none", False),
-    "transaction.authorized": ("payment", "processing", "none", False),
-    "transaction.charged": ("payment", "completed", "pass", True),
-    "transaction.rejected": ("payment", "completed", "fail", True),
-    "transaction.failed": ("payment", "completed", "fail", True),
-    "transaction.cancelled": ("payment", "canceled", "none", True),
-    "transaction.refunded": ("refund", "completed", "pass", True),
+_TRANSACTIONS: Mapping[str, _Meaning] = {
+    "transaction.created": ("payment", ("created", "none", False)),
+    "transaction.3d": ("payment", ("awaiting_input", "none", False)),
+    "transaction.authorized": ("payment", ("processing", "none", False)),
+    "transaction.charged": ("payment", ("completed", "pass", True)),
+    "transaction.rejected": ("payment", ("completed", "fail", True)),
+    "transaction.failed": ("payment", ("completed", "fail", True)),
+    "transaction.cancelled": ("payment", ("canceled", "none", True)),
+    "transaction.refunded": ("refund", ("completed", "pass", True)),
 }
 
 # Plexy sends no code with them. Rejected is the bank's refusal, failed a system's error.
-_REASONS: Mapping[str, _Reasons] = {
+_REASONS: Mapping[str, tuple[Reason, ...]] = {
     "payment.failed": (("payment.declined", ""),),
     "transaction.rejected": (("payment.declined", ""),),
     "transaction.failed": (("technical.error", ""),),
@@ -62,23 +65,11 @@ _REASONS: Mapping[str, _Reasons] = {
 
 NATIVE_TYPES = frozenset({*_EVENTS, *_TRANSACTIONS})
 
-_ABSENT = msgspec.Raw(b"")
 _NOTHING = (b"", b"null")
 
 _WHOLE_NUMBER = re.compile(rb"-?[0-9]{1,19}")
 _PLAIN_NUMBER = re.compile(rb"-?[0-9]{1,19}(\.[0-9]{1,9})?")
-_ALPHABETIC = re.compile(r"[A-Z]{3}")
 _LONG = range(-(2**63), 2**63)
-
-
-def _currency(word: str | None, glossary: Glossary) -> str | None:
-    """Give an ISO 4217 alphabetic code as sent; anything else is noted and dropped."""
-    if not word:
-        return None
-    if _ALPHABETIC.fullmatch(word) is None:
-        glossary.unmapped.append("data.currency")
-        return None
-    return word
 
 
 # Contract A.
@@ -86,7 +77,7 @@ def _currency(word: str | None, glossary: Glossary) -> str | None:
 
 class _Object(msgspec.Struct, gc=False):
     id: str
-    amount: msgspec.Raw = _ABSENT
+    amount: msgspec.Raw = ABSENT
     currency: str | None = None
     status: str | None = None
 
@@ -108,7 +99,7 @@ def _event(name: str, body: bytes) -> Statement:
     if sent.created not in _SECONDS:
         raise Failure("out_of_range", path="$.created")
     glossary = Glossary()
-    category, status, outcome, is_final = _EVENTS[name]
+    category, (status, outcome, is_final) = _EVENTS[name]
     return Statement(
         native_type=name,
         natural_key=(sent.id, name),
@@ -123,8 +114,8 @@ def _event(name: str, body: bytes) -> Statement:
         occurred_at=sent.created * 1000,
         occurred_at_source="event",
         payment_amount_minor=_whole_amount(sent.data.amount, glossary),
-        payment_currency=_currency(sent.data.currency, glossary),
-        unmapped=tuple(glossary.unmapped),
+        payment_currency=glossary.currency(sent.data.currency, "data.currency"),
+        unmapped=glossary.unmapped,
     )
 
 
@@ -135,7 +126,7 @@ def _whole_amount(raw: msgspec.Raw, glossary: Glossary) -> int | None:
         return None
     if _WHOLE_NUMBER.fullmatch(text) and int(text) in _LONG:
         return int(text)
-    glossary.unmapped.append("data.amount")
+    glossary.note("data.amount")
     return None
 
 
@@ -144,7 +135,7 @@ def _whole_amount(raw: msgspec.Raw, glossary: Glossary) -> int | None:
 
 class _Data(msgspec.Struct, rename="camel", gc=False):
     id: str
-    amount: msgspec.Raw = _ABSENT
+    amount: msgspec.Raw = ABSENT
     currency: str | None = None
     status: str | None = None
     processed_at: str | None = None
@@ -166,12 +157,12 @@ def _transaction(name: str, body: bytes) -> Statement:
     sent = _decode_transaction(body)
     data = sent.data
     glossary = Glossary()
-    category, status, outcome, is_final = _TRANSACTIONS[name]
+    category, (status, outcome, is_final) = _TRANSACTIONS[name]
     occurred_at, source = _moment(data)
     return Statement(
         native_type=name,
         natural_key=(name, data.id, data.updated_at or data.status or ""),
-        provider_account=None if sent.merchant_id is None else constant(str(sent.merchant_id)),
+        provider_account=constant(as_text(sent.merchant_id)),
         native_status=constant(data.status),
         category=category,
         status=status,
@@ -181,25 +172,21 @@ def _transaction(name: str, body: bytes) -> Statement:
         process_ref=reference(data.id, "$.data.id"),
         occurred_at=occurred_at,
         occurred_at_source=source,
-        payment_currency=_currency(data.currency, glossary),
+        payment_currency=glossary.currency(data.currency, "data.currency"),
         attributes=_amount_as_sent(data.amount, glossary),
-        unmapped=tuple(glossary.unmapped),
+        unmapped=glossary.unmapped,
     )
 
 
 def _moment(data: _Data) -> Moment:
-    """Give the first time there is; one before 1970 is a zero value, not a time."""
-    for text, name in (
+    sent = (
         (data.processed_at, "processedAt"),
         (data.confirmed_at, "confirmedAt"),
         (data.authed_at, "authedAt"),
         (data.updated_at, "updatedAt"),
         (data.created_at, "createdAt"),
-    ):
-        found = moment(text, "object", f"$.data.{name}")
-        if found[0] is not None and found[0] > 0:
-            return found
-    return NO_MOMENT
+    )
+    return first_moment(moment(text, "object", f"$.data.{name}") for text, name in sent)
 
 
 def _amount_as_sent(raw: msgspec.Raw, glossary: Glossary) -> dict[str, str]:
@@ -213,7 +200,7 @@ def _amount_as_sent(raw: msgspec.Raw, glossary: Glossary) -> dict[str, str]:
         return {}
     if _PLAIN_NUMBER.fullmatch(text):
         return {"plexy.amount": text.decode()}
-    glossary.unmapped.append("data.amount")
+    glossary.note("data.amount")
     return {}
 
 
@@ -221,7 +208,7 @@ def _amount_as_sent(raw: msgspec.Raw, glossary: Glossary) -> dict[str, str]:
 
 
 class _Envelope(msgspec.Struct, gc=False):
-    id: msgspec.Raw = _ABSENT
+    id: msgspec.Raw = ABSENT
     type: Any = None
     name: Any = None
 
@@ -251,7 +238,7 @@ def _has_name(envelope: _Envelope) -> bool:
 
 def _read(
     name: object,
-    known: Mapping[str, _Verdict],
+    known: Mapping[str, _Meaning],
     read: Callable[[str, bytes], Statement],
     path: str,
     body: bytes,

@@ -6,7 +6,6 @@ are the sender's word: they label an event and never decide what it says or whic
 https://docs.treezor.com/guide/user-verification/events.html
 """
 
-import hashlib
 import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal
@@ -27,10 +26,16 @@ from consumers.event import (
 from consumers.failures import Failure, failure_of
 from consumers.identity import KeyedBy
 from consumers.normalizers.native import (
+    ABSENT,
     NO_MOMENT,
+    UNKNOWN_VERDICT,
     Glossary,
     Moment,
+    Reason,
+    Verdict,
+    as_text,
     constant,
+    digest,
     moment,
     provider_user,
     reference,
@@ -132,8 +137,6 @@ _FOREIGN_FAMILIES = frozenset(
 
 # Where the event stands, and its envelope.
 
-_ABSENT = msgspec.Raw(b"")
-
 
 class _Notification(msgspec.Struct, gc=False):
     type: Any = msgspec.field(default=None, name="Type")
@@ -141,15 +144,15 @@ class _Notification(msgspec.Struct, gc=False):
 
 
 class _Wrapper(msgspec.Struct, gc=False):
-    webhook: msgspec.Raw = _ABSENT
+    webhook: msgspec.Raw = ABSENT
 
 
 class _Envelope(msgspec.Struct, gc=False):
     webhook: Any = None
     webhook_id: str | int | None = None
-    webhook_created_at: msgspec.Raw = _ABSENT
+    webhook_created_at: msgspec.Raw = ABSENT
     object_id: str | int | None = None
-    object_payload: msgspec.Raw = _ABSENT
+    object_payload: msgspec.Raw = ABSENT
 
 
 _decode_notification = msgspec.json.Decoder(_Notification).decode
@@ -160,11 +163,11 @@ _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 class _Shapes(msgspec.Struct, gc=False):
     """One field of each shape that no other shape has."""
 
-    user: msgspec.Raw = msgspec.field(default=_ABSENT, name="users")
-    kyc: msgspec.Raw = msgspec.field(default=_ABSENT, name="kycReview")
-    document: msgspec.Raw = msgspec.field(default=_ABSENT, name="documents")
-    liveness: msgspec.Raw = msgspec.field(default=_ABSENT, name="kyc-status")
-    identification: msgspec.Raw = msgspec.field(default=_ABSENT, name="transactionNumber")
+    user: msgspec.Raw = msgspec.field(default=ABSENT, name="users")
+    kyc: msgspec.Raw = msgspec.field(default=ABSENT, name="kycReview")
+    document: msgspec.Raw = msgspec.field(default=ABSENT, name="documents")
+    liveness: msgspec.Raw = msgspec.field(default=ABSENT, name="kyc-status")
+    identification: msgspec.Raw = msgspec.field(default=ABSENT, name="transactionNumber")
 
 
 _decode_shapes = msgspec.json.Decoder(_Shapes).decode
@@ -218,7 +221,7 @@ def normalize(body: bytes, provenance: Provenance) -> list[Statement | Failure] 
     family, category, methods = kind
     if shapes != {family}:
         raise Failure("inconsistent", path=at_payload, error_class="OtherShape")
-    object_id = _word(envelope.object_id)
+    object_id = as_text(envelope.object_id)
     if not object_id:
         raise Failure("schema_mismatch", path=f"{at}.object_id", error_class="NoObjectId")
     sent = _Sent(
@@ -229,9 +232,9 @@ def normalize(body: bytes, provenance: Provenance) -> list[Statement | Failure] 
         payload=payload,
         at=at,
         object_id=object_id,
-        provider_event_id=constant(_word(envelope.webhook_id)),
+        provider_event_id=constant(as_text(envelope.webhook_id)),
         delivered=_delivered(bytes(envelope.webhook_created_at), provenance.received_at),
-        digest=hashlib.sha256(php_json(payload)).hexdigest(),
+        digest=digest(php_json(payload)),
         is_signed=provenance.authenticity == "signed",
     )
     return _READERS[family](sent)
@@ -273,7 +276,7 @@ def _shapes(payload: bytes, at: str) -> set[str]:
     if not payload.startswith(b"{"):
         return set()
     found = _decoded(_decode_shapes, payload, at)
-    return {name for name, raw in msgspec.structs.asdict(found).items() if raw is not _ABSENT}
+    return {name for name, raw in msgspec.structs.asdict(found).items() if raw is not ABSENT}
 
 
 def _decoded(decode: Callable[[bytes], T], raw: bytes, at: str) -> T:
@@ -281,9 +284,7 @@ def _decoded(decode: Callable[[bytes], T], raw: bytes, at: str) -> T:
     try:
         return decode(raw)
     except msgspec.ValidationError as error:
-        found = failure_of(error)
-        path = at + found.path.removeprefix("$")
-        raise Failure(found.kind, path=path, error_class=found.error_class) from error
+        raise failure_of(error).within(at) from error
 
 
 _NOTHING = (b"", b"null", b"[]", b"{}", b'""')
@@ -293,11 +294,6 @@ def _if_any(decode: Callable[[bytes], T], raw: msgspec.Raw, at: str) -> T | None
     """Decode an optional object, which PHP writes as an empty array where nothing is in it."""
     text = bytes(raw)
     return None if text in _NOTHING else _decoded(decode, text, at)
-
-
-def _word(value: str | float | None) -> str:
-    """Give a value as text: one life cycle sends strings, the other numbers; empty is null."""
-    return "" if value is None else str(value)
 
 
 # When it happened. Documents and users carry local time without a zone, and zero dates.
@@ -332,10 +328,6 @@ def _happened(text: str | None, sent: _Sent, path: str) -> Moment:
 
 # Reviews: https://docs.treezor.com/guide/user-verification/kyc-request.html
 
-_Verdict = tuple[Status, Outcome, bool]
-
-_UNKNOWN_VERDICT: _Verdict = ("unknown", "none", False)
-
 # As Treezor's OpenAPI names them; a client of 2021 disagrees on 1 and 5.
 _LEVELS: Mapping[str, str] = {
     "0": "NONE",
@@ -350,7 +342,7 @@ _REACHED = frozenset({"1", "2", "3", "6"})
 _OPEN_REVIEWS = frozenset({"1", "4", "6", "7"})  # pending, investigating, open, pending
 
 
-def _reviewed(level: str, review: str) -> _Verdict:
+def _reviewed(level: str, review: str) -> Verdict:
     """Say what a level and a review mean together, whatever the event is called."""
     if review == "2" and level in _REACHED:
         return ("completed", "pass", True)
@@ -360,13 +352,13 @@ def _reviewed(level: str, review: str) -> _Verdict:
         return ("in_review", "none", False)
     if (level, review) == ("0", "0"):
         return ("not_applicable", "none", False)
-    return _UNKNOWN_VERDICT
+    return UNKNOWN_VERDICT
 
 
-def _verdict_of(level: str, review: str, glossary: Glossary, of: str) -> _Verdict:
+def _verdict_of(level: str, review: str, glossary: Glossary, of: str) -> Verdict:
     verdict = _reviewed(level, review)
-    if verdict == _UNKNOWN_VERDICT:
-        glossary.unmapped.append(f"{of}.kycReview")
+    if verdict == UNKNOWN_VERDICT:
+        glossary.note(f"{of}.kycReview")
     return verdict
 
 
@@ -402,13 +394,13 @@ def _user(raw: bytes, sent: _Sent, position: int, at: str) -> tuple[str, Stateme
     user = _decoded(_decode_user, raw, at)
     glossary = Glossary()
     of = "object_payload.users"
-    user_id = _word(user.user_id)
-    level, review = _word(user.kyc_level), _word(user.kyc_review)
+    user_id = as_text(user.user_id)
+    level, review = as_text(user.kyc_level), as_text(user.kyc_review)
     native_status = review
     if user.user_status == "CANCELED":
         # The account is closed for good; what a review once found is no verdict of now, and to
         # close it is none either.
-        verdict: _Verdict = ("canceled", "none", True)
+        verdict: Verdict = ("canceled", "none", True)
         native_status = user.user_status
     else:
         verdict = _verdict_of(level, review, glossary, of)
@@ -420,7 +412,7 @@ def _user(raw: bytes, sent: _Sent, position: int, at: str) -> tuple[str, Stateme
         natural_key=sent.natural_key(position),
         type_family=sent.family,
         subject=provider_user(user_id, f"{at}.userId"),
-        provider_account=constant(_word(user.client_id)),
+        provider_account=constant(as_text(user.client_id)),
         provider_event_id=sent.provider_event_id,
         native_status=constant(native_status),
         category=sent.category,
@@ -428,16 +420,16 @@ def _user(raw: bytes, sent: _Sent, position: int, at: str) -> tuple[str, Stateme
         outcome=outcome,
         is_final=is_final and sent.is_signed,
         # Other types of user are companies and bodies; which number is which was not readable.
-        subject_type="person" if _word(user.user_type_id) == "1" else "unknown",
+        subject_type="person" if as_text(user.user_type_id) == "1" else "unknown",
         occurred_at=occurred_at,
         occurred_at_source=source,
         methods=sent.methods,
         assurance_framework="treezor" if assurance_level else None,
         assurance_level=assurance_level,
         country=glossary.country(user.distribution_country, f"{of}.distributionCountry"),
-        attributes=_attributes(code_status=_word(user.code_status)),
+        attributes=_attributes(code_status=as_text(user.code_status)),
         item_index=position,
-        unmapped=tuple(glossary.unmapped),
+        unmapped=glossary.unmapped,
     )
     return user_id, statement
 
@@ -460,11 +452,11 @@ _decode_kyc = msgspec.json.Decoder(_Kyc).decode
 def _kyc(sent: _Sent) -> list[Statement | Failure]:
     at = f"{sent.at}.object_payload"
     kyc = _decoded(_decode_kyc, sent.payload, at)
-    user_id = _word(kyc.user_id)
+    user_id = as_text(kyc.user_id)
     _agree(sent, user_id)
     glossary = Glossary()
     of = "object_payload"
-    level, review = _word(kyc.kyc_level), _word(kyc.kyc_review)
+    level, review = as_text(kyc.kyc_level), as_text(kyc.kyc_review)
     status, outcome, is_final = _verdict_of(level, review, glossary, of)
     assurance_level = _level(level, glossary, of)
     next_review = kyc.next_review_date or ""
@@ -477,7 +469,7 @@ def _kyc(sent: _Sent) -> list[Statement | Failure]:
             natural_key=sent.natural_key(),
             type_family=sent.family,
             subject=provider_user(user_id, f"{at}.userId"),
-            provider_account=constant(_word(kyc.client_id)),
+            provider_account=constant(as_text(kyc.client_id)),
             provider_event_id=sent.provider_event_id,
             native_status=constant(kyc.kyc_status or review),
             category=sent.category,
@@ -491,11 +483,11 @@ def _kyc(sent: _Sent) -> list[Statement | Failure]:
             assurance_level=assurance_level,
             country=glossary.country(kyc.distribution_country, f"{of}.distributionCountry"),
             attributes=_attributes(
-                code_status=_word(kyc.code_status),
+                code_status=as_text(kyc.code_status),
                 review_type=kyc.kyc_review_type,
                 next_review_date=next_review,
             ),
-            unmapped=tuple(glossary.unmapped),
+            unmapped=glossary.unmapped,
         )
     ]
 
@@ -520,7 +512,7 @@ class _Documents(msgspec.Struct, gc=False):
 _decode_document = msgspec.json.Decoder(_Document).decode
 _decode_documents = msgspec.json.Decoder(_Documents).decode
 
-_DOCUMENT_VERDICTS: Mapping[str, _Verdict] = {
+_DOCUMENT_VERDICTS: Mapping[str, Verdict] = {
     "PENDING": ("processing", "none", False),
     "VALIDATED": ("completed", "pass", True),
     "CANCELED": ("canceled", "none", True),
@@ -568,18 +560,18 @@ def _document(raw: bytes, sent: _Sent, position: int, at: str) -> tuple[str, Sta
     document = _decoded(_decode_document, raw, at)
     glossary = Glossary()
     of = "object_payload.documents"
-    document_id = _word(document.document_id)
-    native_status = _word(document.document_status)
-    status, outcome, is_final = glossary.read(
-        _DOCUMENT_VERDICTS, native_status, f"{of}.documentStatus", _UNKNOWN_VERDICT
+    document_id = as_text(document.document_id)
+    native_status = as_text(document.document_status)
+    status, outcome, is_final = glossary.verdict(
+        _DOCUMENT_VERDICTS, native_status, f"{of}.documentStatus"
     )
     occurred_at, source = sent.delivered
     statement = Statement(
         native_type=sent.name,
         natural_key=sent.natural_key(position),
         type_family=sent.family,
-        subject=provider_user(_word(document.user_id), f"{at}.userId"),
-        provider_account=constant(_word(document.client_id)),
+        subject=provider_user(as_text(document.user_id), f"{at}.userId"),
+        provider_account=constant(as_text(document.client_id)),
         provider_event_id=sent.provider_event_id,
         native_status=constant(native_status),
         category=sent.category,
@@ -592,18 +584,18 @@ def _document(raw: bytes, sent: _Sent, position: int, at: str) -> tuple[str, Sta
         occurred_at_source=source,
         methods=sent.methods,
         document_type=_document_type(document, glossary, of),
-        attributes=_attributes(code_status=_word(document.code_status)),
+        attributes=_attributes(code_status=as_text(document.code_status)),
         item_index=position,
-        unmapped=tuple(glossary.unmapped),
+        unmapped=glossary.unmapped,
     )
     return document_id, statement
 
 
 def _document_type(document: _Document, glossary: Glossary, of: str) -> DocumentType | None:
-    number, word = _word(document.document_type_id), document.document_type
+    number, word = as_text(document.document_type_id), document.document_type
     found = _DOCUMENT_TYPE_IDS.get(number) or _DOCUMENT_TYPES.get(word or "")
     if found is None and (number or word):
-        glossary.unmapped.append(f"{of}.documentTypeId" if number else f"{of}.documentType")
+        glossary.note(f"{of}.documentTypeId" if number else f"{of}.documentType")
         return "other"
     return found
 
@@ -621,7 +613,7 @@ class _RefusalMeta(msgspec.Struct, gc=False):
 
 
 class _RefusalDetails(msgspec.Struct, gc=False):
-    meta: msgspec.Raw = _ABSENT
+    meta: msgspec.Raw = ABSENT
     reasons: list[_Refusal] | None = None
 
 
@@ -630,7 +622,7 @@ class _Liveness(msgspec.Struct, rename="kebab", gc=False):
     score: str | int | float | None = None
     user_id: str | int | None = msgspec.field(default=None, name="user_id")
     updated_at: str | None = None
-    refusal_details: msgspec.Raw = _ABSENT
+    refusal_details: msgspec.Raw = ABSENT
 
 
 _decode_meta = msgspec.json.Decoder(_RefusalMeta).decode
@@ -662,42 +654,39 @@ def _liveness(sent: _Sent) -> list[Statement | Failure]:
     refusal = _if_any(_decode_refusal, check.refusal_details, at_refusal)
     refused = refusal.reasons or [] if refusal is not None else []
     meta = None if refusal is None else _if_any(_decode_meta, refusal.meta, f"{at_refusal}.meta")
-    is_refused = bool(refused) or (meta is not None and _word(meta.count) not in {"", "0"})
-    native_status = _word(check.kyc_status)
+    is_refused = bool(refused) or (meta is not None and as_text(meta.count) not in {"", "0"})
+    native_status = as_text(check.kyc_status)
     status = glossary.read(_LIVENESS_STATUSES, native_status, f"{of}.kyc-status", "unknown")
     outcome: Outcome = "none"
     if status == "completed":
-        status, outcome = _scored(_word(check.score), is_refused)
+        status, outcome = _scored(as_text(check.score), is_refused)
         if status == "unknown":
-            glossary.unmapped.append(f"{of}.score")
+            glossary.note(f"{of}.score")
     occurred_at, source = _happened(check.updated_at, sent, f"{at}.updated-at")
-    reasons = [
-        reason
-        for entry in refused
-        for reason in _reason(
-            _LIVENESS_REASONS, entry.reason_code, entry.reason_message, glossary, of
-        )
-    ]
+    reasons: tuple[Reason, ...] = ()
+    for entry in refused:
+        said = as_text(entry.reason_code) or entry.reason_message
+        reasons += glossary.reasons(_LIVENESS_REASONS, said, f"{of}.reason")
     return [
         Statement(
             native_type=sent.name,
             natural_key=sent.natural_key(),
             type_family=sent.family,
-            subject=provider_user(_word(check.user_id), f"{at}.user_id"),
+            subject=provider_user(as_text(check.user_id), f"{at}.user_id"),
             provider_event_id=sent.provider_event_id,
             native_status=constant(native_status),
             category=sent.category,
             status=status,
             outcome=outcome,
             is_final=outcome != "none" and sent.is_signed,
-            reasons=tuple(reasons),
+            reasons=reasons,
             subject_type="person",
             # No id of the check is in the signed part.
             process_ref=reference(sent.object_id, f"{sent.at}.object_id"),
             occurred_at=occurred_at,
             occurred_at_source=source,
             methods=sent.methods,
-            unmapped=tuple(dict.fromkeys(glossary.unmapped)),
+            unmapped=glossary.unmapped,
         )
     ]
 
@@ -722,7 +711,7 @@ class _ReasonDetails(msgspec.Struct, rename="camel", gc=False):
 
 
 class _Reason(msgspec.Struct, rename="camel", gc=False):
-    reason_details: msgspec.Raw = _ABSENT
+    reason_details: msgspec.Raw = ABSENT
 
 
 class _Identification(msgspec.Struct, rename="camel", gc=False):
@@ -731,7 +720,7 @@ class _Identification(msgspec.Struct, rename="camel", gc=False):
     user_id: str | int | None = None
     identification_time: str | None = None
     type: str | None = None
-    reason: msgspec.Raw = _ABSENT
+    reason: msgspec.Raw = ABSENT
 
 
 _decode_reason = msgspec.json.Decoder(_Reason).decode
@@ -740,7 +729,7 @@ _decode_identification = msgspec.json.Decoder(_Identification).decode
 
 # By the result and never by the name: *.created is described as completed and says STARTED. The
 # samples and the page of the video call disagree on the spelling of two results.
-_RESULTS: Mapping[str, _Verdict] = {
+_RESULTS: Mapping[str, Verdict] = {
     "STARTED": ("started", "none", False),
     "START": ("started", "none", False),
     "CHECK_PENDING": ("processing", "none", False),
@@ -773,32 +762,32 @@ def _identification(sent: _Sent) -> list[Statement | Failure]:
     _agree(sent, found.transaction_number)
     glossary = Glossary()
     of = "object_payload"
-    result = _word(found.result)
-    status, outcome, is_final = glossary.read(_RESULTS, result, f"{of}.result", _UNKNOWN_VERDICT)
-    reasons: list[tuple[ReasonCode, str]] = []
+    result = as_text(found.result)
+    status, outcome, is_final = glossary.verdict(_RESULTS, result, f"{of}.result")
+    reasons: tuple[Reason, ...] = ()
     if result in _RESULT_REASONS:
-        reasons.append((_RESULT_REASONS[result], result))
+        reasons = ((_RESULT_REASONS[result], result),)
     reason = _if_any(_decode_reason, found.reason, f"{at}.reason")
     if reason is not None:
         at_details = f"{at}.reason.reasonDetails"
         details = _if_any(_decode_details, reason.reason_details, at_details)
         if details is not None:
-            code, message = details.reason_code, details.reason_message
-            reasons += _reason(_IDENTIFICATION_REASONS, code, message, glossary, of)
+            said = as_text(details.reason_code) or details.reason_message
+            reasons += glossary.reasons(_IDENTIFICATION_REASONS, said, f"{of}.reason")
     occurred_at, source = _happened(found.identification_time, sent, f"{at}.identificationTime")
     return [
         Statement(
             native_type=sent.name,
             natural_key=sent.natural_key(),
             type_family=sent.family,
-            subject=provider_user(_word(found.user_id), f"{at}.userId"),
+            subject=provider_user(as_text(found.user_id), f"{at}.userId"),
             provider_event_id=sent.provider_event_id,
             native_status=constant(result),
             category=sent.category,
             status=status,
             outcome=outcome,
             is_final=is_final and sent.is_signed,
-            reasons=tuple(reasons),
+            reasons=reasons,
             subject_type="person",
             process_ref=reference(found.transaction_number, f"{at}.transactionNumber"),
             occurred_at=occurred_at,
@@ -807,7 +796,7 @@ def _identification(sent: _Sent) -> list[Statement | Failure]:
             attributes=_attributes(
                 channel=found.type, data_changed="true" if result in _DATA_CHANGED else None
             ),
-            unmapped=tuple(dict.fromkeys(glossary.unmapped)),
+            unmapped=glossary.unmapped,
         )
     ]
 
@@ -853,20 +842,6 @@ def _each(
 def _agree(sent: _Sent, *ids: str) -> None:
     if sent.object_id not in ids:
         raise Failure("inconsistent", path=f"{sent.at}.object_id", error_class="OtherObject")
-
-
-def _reason(
-    table: Mapping[str, ReasonCode],
-    code: str | int | None,
-    message: str | None,
-    glossary: Glossary,
-    of: str,
-) -> list[tuple[ReasonCode, str]]:
-    """Translate a reason: by its code, or by its message where the code is empty."""
-    word = _word(code) or _word(message)
-    if not word:
-        return []
-    return [(glossary.read(table, word, f"{of}.reason", "unmapped"), constant(word) or "")]
 
 
 def _attributes(**words: str | None) -> dict[str, str]:

@@ -5,7 +5,6 @@ shape (https://devdocs.veriff.com/docs/webhooks-guide). A field may be null, emp
 depending on the integration's configuration, so little beyond the ids is required.
 """
 
-import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,9 +22,13 @@ from consumers.event import (
 from consumers.failures import Failure
 from consumers.identity import KeyedBy
 from consumers.normalizers.native import (
-    NO_MOMENT,
+    ABSENT,
     Glossary,
+    Verdict,
+    as_text,
     constant,
+    digest,
+    first_moment,
     moment,
     optional_reference,
     platform_user,
@@ -50,11 +53,6 @@ NATIVE_TYPES = frozenset(
 
 KEYED_BY: KeyedBy = "process"
 SCHEMES: tuple[str, ...] = ()
-
-
-def _digest(body: bytes) -> tuple[str]:
-    # All of the body is signed, and a retry carries the same bytes.
-    return (hashlib.sha256(body).hexdigest(),)
 
 
 def _subject(end_user_id: str | None, vendor_data: str | None, at: str = "$") -> Subject | None:
@@ -89,11 +87,9 @@ class _Decision(msgspec.Struct, gc=False):
 
 _decode_decision = msgspec.json.Decoder(_Decision).decode
 
-_Verdict = tuple[Status, Outcome, bool]
-
 # By the status text, never by the code: expired and abandoned share 9104, and two of Veriff's
 # own pages give 9121 different meanings.
-_VERDICTS: Mapping[str, _Verdict] = {
+_VERDICTS: Mapping[str, Verdict] = {
     "approved": ("completed", "pass", True),
     "declined": ("completed", "fail", True),
     "resubmission_requested": ("awaiting_input", "inconclusive", False),
@@ -101,7 +97,6 @@ _VERDICTS: Mapping[str, _Verdict] = {
     "abandoned": ("abandoned", "none", True),
     "review": ("in_review", "none", False),
 }
-_UNKNOWN_VERDICT: _Verdict = ("unknown", "none", False)
 
 _DOCUMENT_TYPES: Mapping[str, DocumentType] = {
     "PASSPORT": "passport",
@@ -186,16 +181,11 @@ def _decision(body: bytes) -> Statement:
     verification = _decode_decision(body).verification
     glossary = Glossary()
     native_status = verification.status
-    status, outcome, is_final = glossary.read(
-        _VERDICTS, native_status, "verification.status", _UNKNOWN_VERDICT
-    )
+    status, outcome, is_final = glossary.verdict(_VERDICTS, native_status, "verification.status")
     # Documented as text, sent as a number to some integrations.
-    code = "" if verification.reason_code is None else str(verification.reason_code)
-    reasons: tuple[tuple[ReasonCode, str], ...] = ()
-    if code:
-        reason = glossary.read(_REASONS, code, "verification.reasonCode", "unmapped")
-        reasons = ((reason, constant(code) or ""),)
-    elif verification.reason and native_status != "approved":
+    code = as_text(verification.reason_code)
+    reasons = glossary.reasons(_REASONS, code, "verification.reasonCode")
+    if not code and verification.reason and native_status != "approved":
         # A reason typed by hand has no code; its text may name a person.
         reasons = (("other", ""),)
     limit = _AGE_LIMITS.get(code) if native_status == "declined" else None
@@ -213,7 +203,7 @@ def _decision(body: bytes) -> Statement:
     )
     return Statement(
         native_type=DECISION,
-        natural_key=_digest(body),
+        natural_key=(digest(body),),
         subject=_subject(verification.end_user_id, verification.vendor_data, "$.verification"),
         native_status=constant(native_status),
         category="identity_verification",
@@ -232,7 +222,7 @@ def _decision(body: bytes) -> Statement:
         age_method=None if limit is None else "unspecified",
         document_type=document_type,
         document_country=document_country,
-        unmapped=tuple(glossary.unmapped),
+        unmapped=glossary.unmapped,
     )
 
 
@@ -259,7 +249,7 @@ def _event(body: bytes) -> Statement:
     # It has no time at all: it happened when it was received, which a retry delays.
     return Statement(
         native_type=EVENT,
-        natural_key=_digest(body),
+        natural_key=(digest(body),),
         subject=_subject(event.end_user_id, event.vendor_data),
         native_status=constant(event.action),
         category="identity_verification",
@@ -267,7 +257,7 @@ def _event(body: bytes) -> Statement:
         subject_type="person",
         process_ref=reference(event.id, "$.id"),
         attempt_ref=optional_reference(event.attempt_id, "$.attemptId"),
-        unmapped=tuple(glossary.unmapped),
+        unmapped=glossary.unmapped,
     )
 
 
@@ -320,7 +310,7 @@ def _watchlist(body: bytes) -> Statement:
         attempt_ref=optional_reference(check.attempt_id, "$.attemptId"),
         occurred_at=occurred_at,
         occurred_at_source=source,
-        unmapped=tuple(glossary.unmapped),
+        unmapped=glossary.unmapped,
     )
 
 
@@ -357,7 +347,7 @@ def _user_status(body: bytes) -> Statement:
     sent = _decode_user_status(body)
     annotated = sent.data.verification
     mark = annotated.user_defined_data
-    code = "" if mark.reason_code is None else str(mark.reason_code)
+    code = as_text(mark.reason_code)
     occurred_at, source = moment(
         mark.created_at, "event", "$.data.verification.userDefinedData.createdAt"
     )
@@ -448,7 +438,7 @@ def _ine(body: bytes) -> Statement:
     occurred_at, source = moment(answer.time, "delivery", "$.time")
     return Statement(
         native_type=INE,
-        natural_key=_digest(body),
+        natural_key=(digest(body),),
         subject=_subject(answer.end_user_id, answer.vendor_data),
         native_status=constant(answer.data.status),
         category="identity_verification",
@@ -472,7 +462,7 @@ def _curp(body: bytes) -> Statement:
         verdict = glossary.read(_FOUND, answer.data.status, "data.status", verdict)
     return Statement(
         native_type=CURP,
-        natural_key=_digest(body),
+        natural_key=(digest(body),),
         subject=_subject(answer.end_user_id, answer.vendor_data),
         native_status=constant(answer.data.status),
         category="identity_verification",
@@ -483,7 +473,7 @@ def _curp(body: bytes) -> Statement:
         attempt_ref=optional_reference(answer.data.attempt_id, "$.data.attemptId"),
         methods=("database",),
         attributes=_registry_code(answer.data.code),
-        unmapped=tuple(glossary.unmapped),
+        unmapped=glossary.unmapped,
     )
 
 
@@ -493,7 +483,7 @@ def _ine_curp(body: bytes) -> Statement:
     occurred_at, source = moment(answer.time, "delivery", "$.time")
     return Statement(
         native_type=INE_CURP,
-        natural_key=_digest(body),
+        natural_key=(digest(body),),
         subject=_subject(answer.end_user_id, answer.vendor_data),
         category="identity_verification",
         subject_type="person",
@@ -506,7 +496,7 @@ def _ine_curp(body: bytes) -> Statement:
 
 
 def _registry_code(code: str | int | None) -> dict[str, str]:
-    text = constant(str(code)) if code is not None else None
+    text = constant(as_text(code))
     return {"veriff.registry_code": text} if text else {}
 
 
@@ -551,10 +541,10 @@ def _full_auto(body: bytes) -> Statement:
         raise Failure("out_of_range", path="$.data.verification.decisionScore")
     decided = moment(scored.decision_time, "object", "$.data.verification.decisionTime")
     delivered = moment(sent.time, "delivery", "$.time")
-    occurred_at, source = decided if decided != NO_MOMENT else delivered
+    occurred_at, source = first_moment((decided, delivered))
     return Statement(
         native_type=FULL_AUTO,
-        natural_key=_digest(body),
+        natural_key=(digest(body),),
         subject=_subject(sent.end_user_id, sent.vendor_data)
         or _subject(scored.end_user_id, scored.vendor_data, "$.data.verification"),
         category="identity_verification",
@@ -578,22 +568,20 @@ def _full_auto(body: bytes) -> Statement:
 
 # Which kind a body is.
 
-_ABSENT = msgspec.Raw(b"")
-
 
 class _Envelope(msgspec.Struct, rename="camel", gc=False):
     event_type: Any = None
     type: Any = None
-    verification: msgspec.Raw = _ABSENT
-    action: msgspec.Raw = _ABSENT
-    feature: msgspec.Raw = _ABSENT
-    check_type: msgspec.Raw = _ABSENT
-    match_status: msgspec.Raw = _ABSENT
-    data: msgspec.Raw = _ABSENT
+    verification: msgspec.Raw = ABSENT
+    action: msgspec.Raw = ABSENT
+    feature: msgspec.Raw = ABSENT
+    check_type: msgspec.Raw = ABSENT
+    match_status: msgspec.Raw = ABSENT
+    data: msgspec.Raw = ABSENT
 
 
 class _MaybeScored(msgspec.Struct, rename="camel", gc=False):
-    decision_score: msgspec.Raw = _ABSENT
+    decision_score: msgspec.Raw = ABSENT
 
 
 class _MaybeFullAuto(msgspec.Struct, gc=False):
@@ -638,7 +626,7 @@ def normalize(
 
 
 def _is_present(raw: msgspec.Raw) -> bool:
-    return raw is not _ABSENT
+    return raw is not ABSENT
 
 
 def _has_score(data: msgspec.Raw) -> bool:
