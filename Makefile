@@ -10,7 +10,7 @@ help:
 	@echo "make run      everything on this machine: Kafka, topics, gateway, consumers, demonstration"
 	@echo "              (ARGS=--once: send, check, exit)"
 	@echo "make test     format, lint, types, tests, a real Kafka included (ARGS goes to pytest)"
-	@echo "make verify   what needs more than Python packages"
+	@echo "make verify   what needs more than Python packages: Prometheus, PHP (php-cli)"
 	@echo "make drills   the long fault drills;  make bench  the benchmarks"
 	@echo "make format   lay the code out;  make lint, make types  look at it"
 	@echo "make clean    remove .venv, .local and caches"
@@ -28,9 +28,11 @@ test: environment
 	$(PY) -m pytest $(ARGS)
 
 # One line per thing verified. A missing tool fails by name.
-verify: environment verify-prometheus
+verify: environment verify-php verify-prometheus
 
-.PHONY: verify-prometheus
+.PHONY: verify-php verify-prometheus
+verify-php:
+	$(PY) -m pytest $(ARGS) tests/verify_php.py
 verify-prometheus:
 	$(PY) -m pytest $(ARGS) tests/verify_prometheus.py
 

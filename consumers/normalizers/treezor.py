@@ -191,7 +191,26 @@ class _Sent(msgspec.Struct, frozen=True, gc=False):
     digest: str
     is_signed: bool
 
-    def natural_key(self, position: int = 0) -> tuple[str, ...]:
+    def statement(self, verdict: Verdict, happened: Moment, position: int = 0) -> Statement:
+        """Begin what one user, document or check says; without a signature nothing is final."""
+        status, outcome, is_final = verdict
+        occurred_at, source = happened
+        return Statement(
+            native_type=self.name,
+            natural_key=self._natural_key(position),
+            type_family=self.family,
+            provider_event_id=self.provider_event_id,
+            category=self.category,
+            status=status,
+            outcome=outcome,
+            is_final=is_final and self.is_signed,
+            occurred_at=occurred_at,
+            occurred_at_source=source,
+            methods=self.methods,
+            item_index=position,
+        )
+
+    def _natural_key(self, position: int) -> tuple[str, ...]:
         """Give what the signature covers, and which item of it.
 
         Without a signature anyone could say the same first: a signed statement must not pass for
@@ -404,33 +423,18 @@ def _user(raw: bytes, sent: _Sent, position: int, at: str) -> tuple[str, Stateme
         native_status = user.user_status
     else:
         verdict = _verdict_of(level, review, glossary, of)
-    status, outcome, is_final = verdict
     assurance_level = _level(level, glossary, of)
-    occurred_at, source = sent.delivered
-    statement = Statement(
-        native_type=sent.name,
-        natural_key=sent.natural_key(position),
-        type_family=sent.family,
-        subject=provider_user(user_id, f"{at}.userId"),
-        provider_account=constant(as_text(user.client_id)),
-        provider_event_id=sent.provider_event_id,
-        native_status=constant(native_status),
-        category=sent.category,
-        status=status,
-        outcome=outcome,
-        is_final=is_final and sent.is_signed,
-        # Other types of user are companies and bodies; which number is which was not readable.
-        subject_type="person" if as_text(user.user_type_id) == "1" else "unknown",
-        occurred_at=occurred_at,
-        occurred_at_source=source,
-        methods=sent.methods,
-        assurance_framework="treezor" if assurance_level else None,
-        assurance_level=assurance_level,
-        country=glossary.country(user.distribution_country, f"{of}.distributionCountry"),
-        attributes=_attributes(code_status=as_text(user.code_status)),
-        item_index=position,
-        unmapped=glossary.unmapped,
-    )
+    statement = sent.statement(verdict, sent.delivered, position)
+    statement.subject = provider_user(user_id, f"{at}.userId")
+    statement.provider_account = constant(as_text(user.client_id))
+    statement.native_status = constant(native_status)
+    # Other types of user are companies and bodies; which number is which was not readable.
+    statement.subject_type = "person" if as_text(user.user_type_id) == "1" else "unknown"
+    statement.assurance_framework = "treezor" if assurance_level else None
+    statement.assurance_level = assurance_level
+    statement.country = glossary.country(user.distribution_country, f"{of}.distributionCountry")
+    statement.attributes = _attributes(code_status=as_text(user.code_status))
+    statement.unmapped = glossary.unmapped
     return user_id, statement
 
 
@@ -457,39 +461,25 @@ def _kyc(sent: _Sent) -> list[Statement | Failure]:
     glossary = Glossary()
     of = "object_payload"
     level, review = as_text(kyc.kyc_level), as_text(kyc.kyc_review)
-    status, outcome, is_final = _verdict_of(level, review, glossary, of)
+    verdict = _verdict_of(level, review, glossary, of)
     assurance_level = _level(level, glossary, of)
     next_review = kyc.next_review_date or ""
     if not _DATE.fullmatch(next_review) or _ZERO_DATE.match(next_review):
         next_review = ""
-    occurred_at, source = sent.delivered
-    return [
-        Statement(
-            native_type=sent.name,
-            natural_key=sent.natural_key(),
-            type_family=sent.family,
-            subject=provider_user(user_id, f"{at}.userId"),
-            provider_account=constant(as_text(kyc.client_id)),
-            provider_event_id=sent.provider_event_id,
-            native_status=constant(kyc.kyc_status or review),
-            category=sent.category,
-            status=status,
-            outcome=outcome,
-            is_final=is_final and sent.is_signed,
-            occurred_at=occurred_at,
-            occurred_at_source=source,
-            methods=sent.methods,
-            assurance_framework="treezor" if assurance_level else None,
-            assurance_level=assurance_level,
-            country=glossary.country(kyc.distribution_country, f"{of}.distributionCountry"),
-            attributes=_attributes(
-                code_status=as_text(kyc.code_status),
-                review_type=kyc.kyc_review_type,
-                next_review_date=next_review,
-            ),
-            unmapped=glossary.unmapped,
-        )
-    ]
+    statement = sent.statement(verdict, sent.delivered)
+    statement.subject = provider_user(user_id, f"{at}.userId")
+    statement.provider_account = constant(as_text(kyc.client_id))
+    statement.native_status = constant(kyc.kyc_status or review)
+    statement.assurance_framework = "treezor" if assurance_level else None
+    statement.assurance_level = assurance_level
+    statement.country = glossary.country(kyc.distribution_country, f"{of}.distributionCountry")
+    statement.attributes = _attributes(
+        code_status=as_text(kyc.code_status),
+        review_type=kyc.kyc_review_type,
+        next_review_date=next_review,
+    )
+    statement.unmapped = glossary.unmapped
+    return [statement]
 
 
 # Documents: https://docs.treezor.com/guide/user-verification/documents.html
@@ -562,32 +552,16 @@ def _document(raw: bytes, sent: _Sent, position: int, at: str) -> tuple[str, Sta
     of = "object_payload.documents"
     document_id = as_text(document.document_id)
     native_status = as_text(document.document_status)
-    status, outcome, is_final = glossary.verdict(
-        _DOCUMENT_VERDICTS, native_status, f"{of}.documentStatus"
-    )
-    occurred_at, source = sent.delivered
-    statement = Statement(
-        native_type=sent.name,
-        natural_key=sent.natural_key(position),
-        type_family=sent.family,
-        subject=provider_user(as_text(document.user_id), f"{at}.userId"),
-        provider_account=constant(as_text(document.client_id)),
-        provider_event_id=sent.provider_event_id,
-        native_status=constant(native_status),
-        category=sent.category,
-        status=status,
-        outcome=outcome,
-        is_final=is_final and sent.is_signed,
-        resource_type="document",
-        resource_ref=reference(document_id, f"{at}.documentId"),
-        occurred_at=occurred_at,
-        occurred_at_source=source,
-        methods=sent.methods,
-        document_type=_document_type(document, glossary, of),
-        attributes=_attributes(code_status=as_text(document.code_status)),
-        item_index=position,
-        unmapped=glossary.unmapped,
-    )
+    verdict = glossary.verdict(_DOCUMENT_VERDICTS, native_status, f"{of}.documentStatus")
+    statement = sent.statement(verdict, sent.delivered, position)
+    statement.subject = provider_user(as_text(document.user_id), f"{at}.userId")
+    statement.provider_account = constant(as_text(document.client_id))
+    statement.native_status = constant(native_status)
+    statement.resource_type = "document"
+    statement.resource_ref = reference(document_id, f"{at}.documentId")
+    statement.document_type = _document_type(document, glossary, of)
+    statement.attributes = _attributes(code_status=as_text(document.code_status))
+    statement.unmapped = glossary.unmapped
     return document_id, statement
 
 
@@ -662,33 +636,20 @@ def _liveness(sent: _Sent) -> list[Statement | Failure]:
         status, outcome = _scored(as_text(check.score), is_refused)
         if status == "unknown":
             glossary.note(f"{of}.score")
-    occurred_at, source = _happened(check.updated_at, sent, f"{at}.updated-at")
+    happened = _happened(check.updated_at, sent, f"{at}.updated-at")
     reasons: tuple[Reason, ...] = ()
     for entry in refused:
         said = as_text(entry.reason_code) or entry.reason_message
         reasons += glossary.reasons(_LIVENESS_REASONS, said, f"{of}.reason")
-    return [
-        Statement(
-            native_type=sent.name,
-            natural_key=sent.natural_key(),
-            type_family=sent.family,
-            subject=provider_user(as_text(check.user_id), f"{at}.user_id"),
-            provider_event_id=sent.provider_event_id,
-            native_status=constant(native_status),
-            category=sent.category,
-            status=status,
-            outcome=outcome,
-            is_final=outcome != "none" and sent.is_signed,
-            reasons=reasons,
-            subject_type="person",
-            # No id of the check is in the signed part.
-            process_ref=reference(sent.object_id, f"{sent.at}.object_id"),
-            occurred_at=occurred_at,
-            occurred_at_source=source,
-            methods=sent.methods,
-            unmapped=glossary.unmapped,
-        )
-    ]
+    statement = sent.statement((status, outcome, outcome != "none"), happened)
+    statement.subject = provider_user(as_text(check.user_id), f"{at}.user_id")
+    statement.native_status = constant(native_status)
+    statement.reasons = reasons
+    statement.subject_type = "person"
+    # No id of the check is in the signed part.
+    statement.process_ref = reference(sent.object_id, f"{sent.at}.object_id")
+    statement.unmapped = glossary.unmapped
+    return [statement]
 
 
 def _scored(score: str, is_refused: bool) -> tuple[Status, Outcome]:
@@ -763,7 +724,7 @@ def _identification(sent: _Sent) -> list[Statement | Failure]:
     glossary = Glossary()
     of = "object_payload"
     result = as_text(found.result)
-    status, outcome, is_final = glossary.verdict(_RESULTS, result, f"{of}.result")
+    verdict = glossary.verdict(_RESULTS, result, f"{of}.result")
     reasons: tuple[Reason, ...] = ()
     if result in _RESULT_REASONS:
         reasons = ((_RESULT_REASONS[result], result),)
@@ -774,31 +735,18 @@ def _identification(sent: _Sent) -> list[Statement | Failure]:
         if details is not None:
             said = as_text(details.reason_code) or details.reason_message
             reasons += glossary.reasons(_IDENTIFICATION_REASONS, said, f"{of}.reason")
-    occurred_at, source = _happened(found.identification_time, sent, f"{at}.identificationTime")
-    return [
-        Statement(
-            native_type=sent.name,
-            natural_key=sent.natural_key(),
-            type_family=sent.family,
-            subject=provider_user(as_text(found.user_id), f"{at}.userId"),
-            provider_event_id=sent.provider_event_id,
-            native_status=constant(result),
-            category=sent.category,
-            status=status,
-            outcome=outcome,
-            is_final=is_final and sent.is_signed,
-            reasons=reasons,
-            subject_type="person",
-            process_ref=reference(found.transaction_number, f"{at}.transactionNumber"),
-            occurred_at=occurred_at,
-            occurred_at_source=source,
-            methods=sent.methods,
-            attributes=_attributes(
-                channel=found.type, data_changed="true" if result in _DATA_CHANGED else None
-            ),
-            unmapped=glossary.unmapped,
-        )
-    ]
+    happened = _happened(found.identification_time, sent, f"{at}.identificationTime")
+    statement = sent.statement(verdict, happened)
+    statement.subject = provider_user(as_text(found.user_id), f"{at}.userId")
+    statement.native_status = constant(result)
+    statement.reasons = reasons
+    statement.subject_type = "person"
+    statement.process_ref = reference(found.transaction_number, f"{at}.transactionNumber")
+    statement.attributes = _attributes(
+        channel=found.type, data_changed="true" if result in _DATA_CHANGED else None
+    )
+    statement.unmapped = glossary.unmapped
+    return [statement]
 
 
 # What several shapes share.
