@@ -84,6 +84,20 @@ def test_no_two_fixtures_share_an_event():
     assert len(ids) == len(set(ids))
 
 
+def test_deliveries_about_one_process_share_a_partition(keys):
+    """The raw key is the id of the process, or one per person where that is what is known."""
+    of_a_person = {}
+    for fixture in FIXTURES:
+        record = raw_record(fixture)
+        for event in fate_of(record, keys).events[:1]:  # a batch is keyed by its first item
+            if event.process_ref and NORMALIZERS[fixture.provider].KEYED_BY == "process":
+                assert record.key.decode() == event.process_ref, fixture.case
+            elif event.subject_ref:
+                of_a_person.setdefault((fixture.provider, event.subject_ref), set()).add(record.key)
+    assert all(len(keys_of_one) == 1 for keys_of_one in of_a_person.values())
+    assert len({key for found in of_a_person.values() for key in found}) == len(of_a_person)
+
+
 MARKER = "mArKeR {number} <é>"
 
 

@@ -300,57 +300,6 @@ def the_digest(body):
     return hashlib.sha256(body).hexdigest().encode()
 
 
-def veriff_id(body):
-    if body.get("verification"):
-        return body["verification"]["id"]
-    inner = body.get("data") or {}
-    candidates = (
-        body.get("sessionId"),
-        body.get("id"),
-        body.get("attemptId"),
-        (inner.get("verification") or {}).get("id"),
-    )
-    return next((found for found in candidates if found), None)
-
-
-def pleenk_id(body):
-    said = body["events"][0]["data"]
-    return said.get("userRef") or said.get("paymentId") or said.get("ref")
-
-
-def treezor_id(body):
-    if "Message" in body:
-        body = json.loads(body["Message"])
-    if isinstance(body["webhook"], dict):
-        body = body["webhook"]
-    payload = body["object_payload"]
-    for name in ("users", "documents"):
-        if payload.get(name):
-            payload = payload[name][0]
-    return payload.get("userId") or payload.get("user_id")
-
-
-ORDERING_IDS = {
-    "pawapass": lambda body: body["data"]["id"],
-    "pleenk": pleenk_id,
-    "plexy": lambda body: body["data"]["id"],
-    "treezor": treezor_id,
-    "veriff": veriff_id,
-}
-"""By the providers' pages: the id of the process (or person) a body is about."""
-
-
-@every_fixture
-def test_the_key_is_the_id_of_the_process(fixture):
-    """Every native type is keyed by its own session, verification, payment or person."""
-    wanted = ORDERING_IDS[fixture.provider](json.loads(fixture.body))
-    key = received_from(sender_of(fixture), fixture.body).key
-    if wanted:
-        assert key == str(wanted).encode()
-    else:
-        assert len(key) == 64  # a digest
-
-
 VERIFF_KEYS = {
     "decision": (b'{"status":"success","verification":{"id":"s-1","attemptId":"a-1"}}', b"s-1"),
     "event": (b'{"id":"s-1","attemptId":"a-1","feature":"selfid","code":7002}', b"s-1"),
