@@ -70,23 +70,6 @@ def send(
     """Sign a fixture (or a file) afresh and send it to a running gateway."""
     if provider not in PROVIDERS:
         raise ConfigurationError(f"there is no provider {provider}; there are {_names()}")
-    variable = f"{provider.upper()}_SECRET"
-    secret: Secret
-    target = (
-        url or f"http://{os.environ.get('GATEWAY_LISTEN', '127.0.0.1:8080')}/webhooks/{provider}"
-    )
-    if secret_file is not None:
-        secret = read_secret_file(secret_file, "--secret-file")
-    elif os.environ.get(variable):
-        secret = os.environ[variable]
-    elif RUN_FILE.exists():
-        found_url, secret = of_the_run(endpoint or provider)
-        target = url or found_url
-    else:
-        raise ConfigurationError(
-            f"there is no secret to sign with: set {variable}, give --secret-file, or start "
-            "`make run`"
-        )
     headers, body, options = {"content-type": "application/json"}, b"", {}
     if Path(what).is_file():
         body = Path(what).read_bytes()
@@ -94,6 +77,26 @@ def send(
         found = fixture(provider, what)
         headers, body, options = found.headers, found.body, found.options
     options = options | _options(provider, option or [])
+    variable = f"{provider.upper()}_SECRET"
+    target = (
+        url or f"http://{os.environ.get('GATEWAY_LISTEN', '127.0.0.1:8080')}/webhooks/{provider}"
+    )
+    secret: Secret
+    if secret_file is not None:
+        secret = read_secret_file(secret_file, "--secret-file")
+    elif os.environ.get(variable):
+        secret = os.environ[variable]
+    elif RUN_FILE.exists():
+        if options and not endpoint:
+            chosen = ", ".join(f"{name}={value}" for name, value in options.items())
+            raise ConfigurationError(f"name the endpoint that has {chosen} with --endpoint")
+        found_url, secret = of_the_run(endpoint or provider)
+        target = url or found_url
+    else:
+        raise ConfigurationError(
+            f"there is no secret to sign with: set {variable}, give --secret-file, or start "
+            "`make run`"
+        )
     headers, body = signed(provider, secret, headers, body, options)
     answer = post(target, headers, body)
     typer.echo(f"{answer.status} {answer.text}")

@@ -6,11 +6,13 @@ import itertools
 import os
 import time
 from collections.abc import Awaitable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import structlog
 from granian.rsgi import HTTPProtocol, ProtocolClosed, ProtocolError, Scope
 
+from gateway.delivery import Delivery
 from gateway.headers import Headers
 from gateway.metrics import EndpointMetrics, GatewayMetrics
 from gateway.process import Sparing, raised_at
@@ -40,6 +42,8 @@ _ACKNOWLEDGED: Answer = (200, [_TEXT], "acknowledged\n")
 _AT_ONCE = 64 * 1024
 """Declared bodies up to this size are taken in one piece, which costs a third of the loop."""
 _WATCH_SECONDS = 0.25
+_MOST_VERIFIERS = 4
+"""Threads for heavy signatures, which are checked without the GIL; more processes scale further."""
 _CLOSING = frozenset({BODY_TOO_LARGE.label, BODY_TIMEOUT.label, CLIENT_GONE.label})
 """Refusals after which unread bytes may follow: the connection is closed."""
 
@@ -72,6 +76,9 @@ class Webhooks:
         self._body_bytes = 0
         self._reading: dict[asyncio.Task[Any] | None, float] = {}
         self._closed: Reason | None = NOT_READY
+        self._heavy = 0
+        threads = min(_MOST_VERIFIERS, len(os.sched_getaffinity(0)))
+        self._verifiers = ThreadPoolExecutor(threads, thread_name_prefix="verify")
         self._loop = asyncio.get_running_loop()
         # Delivery ids: 64 random bits of this process, then a count.
         self._process_id = os.urandom(8).hex()
@@ -177,9 +184,7 @@ class Webhooks:
         try:
             now = time.time()
             if endpoint.scheme.is_heavy(body):
-                received = await asyncio.to_thread(
-                    receive, endpoint, headers, body, now, delivery_id
-                )
+                received = await self._elsewhere(endpoint, headers, body, now, delivery_id)
             else:
                 received = receive(endpoint, headers, body, now, delivery_id)
             if isinstance(received, Acknowledged):
@@ -194,6 +199,24 @@ class Webhooks:
         if provenance.freshness == "stale":
             metrics.stale.inc()
         return _STORED
+
+    async def _elsewhere(
+        self, endpoint: Endpoint, headers: Headers, body: bytes, now: float, delivery_id: str
+    ) -> Delivery | Acknowledged:
+        """Verify in a thread, so that the deliveries beside it are answered meanwhile.
+
+        A thread that has begun goes on though nobody waits any more; so those that wait for one
+        are counted, and no sender fills the queue without end.
+        """
+        if self._heavy >= self._tuning.max_in_flight:
+            raise Rejection(OVERLOADED, "too many deliveries wait to be verified")
+        self._heavy += 1
+        try:
+            return await self._loop.run_in_executor(
+                self._verifiers, receive, endpoint, headers, body, now, delivery_id
+            )
+        finally:
+            self._heavy -= 1
 
     async def _body(self, proto: HTTPProtocol, declared: int | None, limit: int) -> bytes:
         """Read the body within its limits of size and time.

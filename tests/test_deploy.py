@@ -621,6 +621,17 @@ class Checkout:
             text=True,
         )
 
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", *words],
+            cwd=self.folder,
+            env=self.environ,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
     def running(self, process: subprocess.Popen[str]) -> dict:
         until(lambda: self.run_file.exists() or process.poll() is not None, "it runs")
         assert process.poll() is None, process.communicate()
@@ -673,6 +684,14 @@ def test_make_run_can_be_used_and_stops_in_order(copy):
         secret = running["secrets"][name]
         headers, body = signed(found.provider, secret, found.headers, found.body, found.options)
         assert post(running["urls"][name], headers, body).status == 200
+    for words in (["pleenk", "approve"], ["plexy", "transaction-charged", "--endpoint", "plexy-b"]):
+        sent = copy.run("gateway", "send", *words)
+        assert (sent.returncode, sent.stdout) == (0, "200 stored\n"), sent.stderr
+    sent = copy.run("gateway", "send", "plexy", "transaction-charged")
+    assert (sent.returncode, sent.stdout) == (2, "")
+    assert "--endpoint" in sent.stderr
+    sent = copy.run("gateway", "send", "plexy", "payment-failed", "--endpoint", "plexy-c")
+    assert "there are" in sent.stderr
     until(lambda: "Ctrl-C stops everything" in process.stdout.readline(), "it shows where to look")
     process.send_signal(signal.SIGINT)
     _, complaints = process.communicate(timeout=120)

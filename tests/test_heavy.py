@@ -107,6 +107,22 @@ def test_many_heavy_deliveries_keep_no_light_one_waiting(gateway, held):
     }
 
 
+def test_heavy_deliveries_queue_only_so_far(held):
+    """Beyond the budget they are 503 at once, so that the provider sends again; light ones pass."""
+    ends = {"pleenk": pleenk(held), "veriff": endpoint_of("veriff")}
+    with Gateway(ends, max_in_flight=2) as running, ExitStack() as opened:
+        waiting = [opened.enter_context(running.connect()) for _ in range(2)]
+        for connection in waiting:
+            connection.send(notification())
+        until(lambda: running.value("verihook_webhook_requests_in_progress") == 2)
+        answer = running.ask(notification())
+        assert (answer.status, answer.body) == (503, b"overloaded\n")
+        assert running.ask(request()).status == 200
+        held.released.set()
+        assert [connection.answer().status for connection in waiting] == [200] * 2
+        assert running.ask(notification()).status == 200
+
+
 def test_a_light_refusal_does_not_wait_either(gateway, held):
     """A wrong signature, an unknown path and a wrong path token are answered beside it."""
     with gateway.connect() as waiting:
