@@ -20,7 +20,7 @@ from deploy import environment as environment_module
 from deploy import kafka as kafka_module
 from deploy import local
 from deploy.child import CannotRun, Child, free_port, port_or_free, telling_line
-from deploy.endpoints import ENDPOINTS, DemoEndpoint, endpoint_for
+from deploy.endpoints import ENDPOINTS, DemoEndpoint, endpoint_for, write_private
 from deploy.environment import CannotPrepare, Environment, requirements, stamp
 from deploy.kafka import Jars, Kafka, temporary_kafka
 from deploy.topics import (
@@ -749,7 +749,7 @@ def test_private_files_are_private_from_the_first_byte(tmp_path):
     file = tmp_path / "run.json"
     file.write_text("old")
     file.chmod(0o644)
-    local._write_private(file, "secret")
+    write_private(file, "secret")
     assert (file.read_text(), stat.S_IMODE(file.stat().st_mode)) == ("secret", 0o600)
 
 

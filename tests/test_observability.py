@@ -14,10 +14,12 @@ from prometheus_client.parser import text_string_to_metric_families as families
 
 from consumers.normalizers import NORMALIZERS
 from deploy import dashboard, metrics_page
+from deploy.endpoints import ENDPOINTS
 from deploy.local import FIRST_CONSUMER_ADMIN_PORT, GATEWAY_ADMIN_PORT
 from gateway.providers import PROVIDERS
 from gateway.send import fixture, post
 from tests.deployment import ROOT, deployment, get, until
+from tests.senders import SENDERS
 
 SCRAPE_CONFIG = ROOT / "deploy" / "prometheus" / "prometheus.yml"
 BUILT = dashboard.dashboard()
@@ -403,6 +405,8 @@ def test_no_sender_writes_on_the_metrics(topics, tmp_path):
                     assert re.fullmatch(r"\d+\.\d+\.\d+", value), where
                 elif label == "field":
                     assert f'"{value}"' in mappings, where
+                elif label == "key_id" and value.startswith("spki-"):
+                    assert re.fullmatch(r"spki-[0-9a-f]{12}", value), where
                 else:
                     assert value in _closed(sample.name, label, prefix), where
     counted = next(family for family in ours if family.name == "verihook_records_consumed")
@@ -418,12 +422,16 @@ def _closed(name: str, label: str, prefix: str) -> set[str]:
     if metric in listed:
         return set(listed[metric])
     match label:
-        case "endpoint" | "provider":
+        case "endpoint":
+            return {*(known.name for known in ENDPOINTS), "unknown"}
+        case "provider":
             return {*PROVIDERS, "unknown"}
+        case "scheme":
+            return {word for sender in SENDERS for word in sender.scheme().names}
         case "code":
             return {str(code) for code in (200, 400, 401, 404, 405, 408, 413, 415, 431, 500, 503)}
         case "key_id":
-            return {"default"}
+            return {"demo", "unsigned"}
         case "native_type":
             return {*NORMALIZERS["veriff"].NATIVE_TYPES, "other"}
         case "group":

@@ -1,8 +1,9 @@
-"""What each scheme costs, and what the heavy one does to its neighbours. Run by `make bench`.
+"""What each provider costs, and what the heavy one does to its neighbours. Run by `make bench`.
 
-First the pure part, `receive()`, per endpoint of the demonstration: CPU time per delivery of its
-first fixture. Then latency: paced Veriff deliveries at a real gateway on a real Kafka, alone and
-beside Pleenk deliveries, whose signature is verified in threads; rounds alternate.
+First the pure parts per endpoint of the demonstration, on its first fixture: CPU time of the
+gateway's `receive()` and of the consumer's `decide()` (normalize, identity, encode). Then latency:
+paced Veriff deliveries at a real gateway on a real Kafka, alone and beside Pleenk deliveries,
+whose signature is verified in threads; rounds alternate.
 """
 
 import asyncio
@@ -11,16 +12,23 @@ import platform
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
+from consumers.codec import encoder, single_object_prefix
+from consumers.fate import Fates
+from consumers.normalizers import NORMALIZERS
+from consumers.records import Record
 from deploy.endpoints import ENDPOINTS, endpoint_for, make_endpoint, write_endpoints
 from deploy.kafka import temporary_kafka
 from deploy.topics import Cluster, plan, single_copy, wanted_topics
+from gateway.delivery import raw_topic
 from gateway.headers import Headers
 from gateway.providers import PROVIDERS
 from gateway.receive import receive
 from gateway.send import fixtures, signed
+from tests.conftest import KEYS
 from tests.deployment import Process, free_port
 from tests.senders import SENDERS
 
@@ -29,20 +37,34 @@ ROUNDS, SECONDS, CONNECTIONS = 3, 8.0, 16
 VERIFF_PER_SECOND, PLEENK_PER_SECOND = 400, 200
 
 
-def microseconds(sender) -> float:
-    """CPU time of one `receive()`, the best of five runs."""
-    pairs, body = sender.signed(now=NOW)
-    endpoint, headers = sender.endpoint(), Headers(pairs)
-    for _ in range(20):
-        receive(endpoint, headers, body, NOW, "0" * 32)
+def microseconds(work: Callable[[], object]) -> float:
+    """CPU time of one call, the best of five runs."""
     best = float("inf")
     for _ in range(5):
         count, began = 0, time.process_time()
         while (spent := time.process_time() - began) < 0.2:
-            receive(endpoint, headers, body, NOW, "0" * 32)
+            work()
             count += 1
         best = min(best, spent / count)
     return best * 1e6
+
+
+def costs(sender) -> tuple[float, float]:
+    """CPU microseconds of receiving a sender's first body, and of deciding its fate."""
+    pairs, body = sender.signed(now=NOW)
+    endpoint, headers = sender.endpoint(), Headers(pairs)
+    name = sender.provider.name
+    fates = Fates(name, NORMALIZERS[name], encoder(single_object_prefix()), KEYS)
+    made = receive(endpoint, headers, body, NOW, "0" * 32)
+    record = Record(
+        topic=raw_topic(name), partition=0, offset=0, timestamp=0, key=made.key, value=made.body,
+        headers=[*made.headers],
+    )  # fmt: skip
+    assert fates.decide(record).failure is None
+    return (
+        microseconds(lambda: receive(endpoint, headers, body, NOW, "0" * 32)),
+        microseconds(lambda: fates.decide(record)),
+    )
 
 
 def request_of(made, path: str) -> bytes:
@@ -94,12 +116,13 @@ def latency(port: int, veriff: bytes, pleenk: bytes | None) -> tuple[float, floa
 def main() -> None:
     """Print both tables."""
     print(
-        f"receive(), CPU per delivery; python {platform.python_version()}, "
+        f"CPU per delivery; python {platform.python_version()}, "
         f"cryptography {version('cryptography')}, msgspec {version('msgspec')}"
     )
+    print(f"  {'endpoint':20}{'bytes':>7}{'receive us':>12}{'decide us':>12}")
     for sender in SENDERS:
-        size = len(sender.body)
-        print(f"  {sender!s:20}{size:7,} bytes{microseconds(sender):9.1f} us")
+        received, decided = costs(sender)
+        print(f"  {sender!s:20}{len(sender.body):7,}{received:12.1f}{decided:12.1f}")
     with temporary_kafka() as kafka, tempfile.TemporaryDirectory() as folder:
         cluster = Cluster({"bootstrap.servers": kafka.bootstrap})
         wanted = wanted_topics(sorted(PROVIDERS), "", overrides=single_copy())
