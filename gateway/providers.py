@@ -141,6 +141,19 @@ PROVIDERS: Mapping[str, Provider] = {
     provider.name: provider
     for provider in (
         Provider(
+            name="onfido",
+            title="Onfido",
+            # github.com/onfido/onfido-python, onfido/webhook_event_verifier.py
+            scheme_of=_body_hmac(name="onfido-hmac-sha256", header="x-sha2-signature"),
+            # of a run's task; of what tells its run beside the object; the run, check or report
+            ordering_key=first_of(
+                "payload.object.workflow_run_id",
+                "payload.resource.workflow_run_id",
+                "payload.object.id",
+            ),
+            kept_headers=("x-sha2-signature",),
+        ),
+        Provider(
             name="pawapass",
             title="pawaPass",
             scheme_of=_body_hmac(

@@ -10,7 +10,7 @@ from typing import Protocol
 from consumers.event import Ignored, Statement
 from consumers.failures import Failure
 from consumers.identity import KeyedBy
-from consumers.normalizers import pawapass, pleenk, plexy, treezor, veriff
+from consumers.normalizers import onfido, pawapass, pleenk, plexy, treezor, veriff
 from gateway.delivery import Provenance
 
 Normalized = Sequence[Statement | Failure] | Ignored
@@ -38,6 +38,7 @@ class Normalizer(Protocol):
 
 
 NORMALIZERS: Mapping[str, Normalizer] = {
+    "onfido": onfido,
     "pawapass": pawapass,
     "pleenk": pleenk,
     "plexy": plexy,

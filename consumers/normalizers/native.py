@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import TypeVar
 
@@ -17,7 +17,7 @@ from consumers.event import (
     TimeSource,
     epoch_ms,
 )
-from consumers.failures import Failure
+from consumers.failures import Failure, failure_of
 
 T = TypeVar("T")
 
@@ -55,6 +55,26 @@ def as_text(value: str | float | None) -> str:
 def digest(raw: bytes | msgspec.Raw) -> str:
     """Identify signed bytes that hold no id of their own: their SHA-256 in hex."""
     return hashlib.sha256(raw).hexdigest()
+
+
+def part_of(decode: Callable[[bytes | msgspec.Raw], T], raw: bytes | msgspec.Raw, at: str) -> T:
+    """Decode the part of a delivery that stands at `at`; a Failure names the place in the whole."""
+    try:
+        return decode(raw)
+    except msgspec.ValidationError as error:
+        raise failure_of(error).within(at) from error
+
+
+MOST_ITEMS = 1_000
+"""Items of one delivery. No provider names a limit; this many take some 30 ms to normalize, so
+that a batch of such deliveries stays far below the time between two polls of Kafka."""
+
+
+def items(found: list[msgspec.Raw], path: str) -> list[msgspec.Raw]:
+    """Give a delivery's items; raises Failure of kind out_of_range where there are too many."""
+    if len(found) > MOST_ITEMS:
+        raise Failure("out_of_range", path=path, error_class="TooManyItems")
+    return found
 
 
 def reference(value: str, path: str) -> str:

@@ -23,7 +23,7 @@ from consumers.event import (
     Statement,
     Status,
 )
-from consumers.failures import Failure, failure_of
+from consumers.failures import Failure
 from consumers.identity import KeyedBy
 from consumers.normalizers.native import (
     ABSENT,
@@ -36,7 +36,9 @@ from consumers.normalizers.native import (
     as_text,
     constant,
     digest,
+    items,
     moment,
+    part_of,
     provider_user,
     reference,
 )
@@ -288,22 +290,14 @@ def _form(decode: Callable[[bytes], T], body: bytes, at: str) -> T:
         if at == "$":
             msgspec.json.decode(body)  # broken JSON is called that
         raise Failure("inconsistent", path=at, error_class="OtherForm")
-    return _decoded(decode, body, at)
+    return part_of(decode, body, at)
 
 
 def _shapes(payload: bytes, at: str) -> set[str]:
     if not payload.startswith(b"{"):
         return set()
-    found = _decoded(_decode_shapes, payload, at)
+    found = part_of(_decode_shapes, payload, at)
     return {name for name, raw in msgspec.structs.asdict(found).items() if raw is not ABSENT}
-
-
-def _decoded(decode: Callable[[bytes], T], raw: bytes, at: str) -> T:
-    """Decode a part of a delivery; raises Failure with the path in the whole of it."""
-    try:
-        return decode(raw)
-    except msgspec.ValidationError as error:
-        raise failure_of(error).within(at) from error
 
 
 _NOTHING = (b"", b"null", b"[]", b"{}", b'""')
@@ -312,7 +306,7 @@ _NOTHING = (b"", b"null", b"[]", b"{}", b'""')
 def _if_any(decode: Callable[[bytes], T], raw: msgspec.Raw, at: str) -> T | None:
     """Decode an optional object, which PHP writes as an empty array where nothing is in it."""
     text = bytes(raw)
-    return None if text in _NOTHING else _decoded(decode, text, at)
+    return None if text in _NOTHING else part_of(decode, text, at)
 
 
 # When it happened. Documents and users carry local time without a zone, and zero dates.
@@ -405,12 +399,12 @@ _decode_users = msgspec.json.Decoder(_Users).decode
 
 
 def _users(sent: _Sent) -> list[Statement | Failure]:
-    items = _decoded(_decode_users, sent.payload, f"{sent.at}.object_payload").users
-    return _each(items, _user, sent, "users")
+    found = part_of(_decode_users, sent.payload, f"{sent.at}.object_payload").users
+    return _each(found, _user, sent, "users")
 
 
 def _user(raw: bytes, sent: _Sent, position: int, at: str) -> tuple[str, Statement]:
-    user = _decoded(_decode_user, raw, at)
+    user = part_of(_decode_user, raw, at)
     glossary = Glossary()
     of = "object_payload.users"
     user_id = as_text(user.user_id)
@@ -447,6 +441,8 @@ class _Kyc(msgspec.Struct, rename="camel", gc=False):
     client_id: str | int | None = None
     code_status: str | int | None = None
     distribution_country: str | None = None
+    last_request_datetime: str | None = None
+    last_review_datetime: str | None = None
     next_review_date: str | None = None
 
 
@@ -455,7 +451,7 @@ _decode_kyc = msgspec.json.Decoder(_Kyc).decode
 
 def _kyc(sent: _Sent) -> list[Statement | Failure]:
     at = f"{sent.at}.object_payload"
-    kyc = _decoded(_decode_kyc, sent.payload, at)
+    kyc = part_of(_decode_kyc, sent.payload, at)
     user_id = as_text(kyc.user_id)
     _agree(sent, user_id)
     glossary = Glossary()
@@ -466,7 +462,7 @@ def _kyc(sent: _Sent) -> list[Statement | Failure]:
     next_review = kyc.next_review_date or ""
     if not _DATE.fullmatch(next_review) or _ZERO_DATE.match(next_review):
         next_review = ""
-    statement = sent.statement(verdict, sent.delivered)
+    statement = sent.statement(verdict, _reviewed_at(kyc, sent, at))
     statement.subject = provider_user(user_id, f"{at}.userId")
     statement.provider_account = constant(as_text(kyc.client_id))
     statement.native_status = constant(kyc.kyc_status or review)
@@ -480,6 +476,15 @@ def _kyc(sent: _Sent) -> list[Statement | Failure]:
     )
     statement.unmapped = glossary.unmapped
     return [statement]
+
+
+def _reviewed_at(kyc: _Kyc, sent: _Sent, at: str) -> Moment:
+    """Take the review's own time, null while one is asked for, where it is signed at all."""
+    if not sent.is_signed:
+        return sent.delivered
+    if kyc.last_review_datetime:
+        return _happened(kyc.last_review_datetime, sent, f"{at}.lastReviewDatetime")
+    return _happened(kyc.last_request_datetime, sent, f"{at}.lastRequestDatetime")
 
 
 # Documents: https://docs.treezor.com/guide/user-verification/documents.html
@@ -542,12 +547,12 @@ _DOCUMENT_TYPES: Mapping[str, DocumentType] = {
 
 
 def _documents(sent: _Sent) -> list[Statement | Failure]:
-    items = _decoded(_decode_documents, sent.payload, f"{sent.at}.object_payload").documents
-    return _each(items, _document, sent, "documents")
+    found = part_of(_decode_documents, sent.payload, f"{sent.at}.object_payload").documents
+    return _each(found, _document, sent, "documents")
 
 
 def _document(raw: bytes, sent: _Sent, position: int, at: str) -> tuple[str, Statement]:
-    document = _decoded(_decode_document, raw, at)
+    document = part_of(_decode_document, raw, at)
     glossary = Glossary()
     of = "object_payload.documents"
     document_id = as_text(document.document_id)
@@ -621,7 +626,7 @@ _LIVENESS_REASONS: Mapping[str, ReasonCode] = {
 
 def _liveness(sent: _Sent) -> list[Statement | Failure]:
     at = f"{sent.at}.object_payload"
-    check = _decoded(_decode_liveness, sent.payload, at)
+    check = part_of(_decode_liveness, sent.payload, at)
     glossary = Glossary()
     of = "object_payload"
     at_refusal = f"{at}.refusal-details"
@@ -639,7 +644,7 @@ def _liveness(sent: _Sent) -> list[Statement | Failure]:
     happened = _happened(check.updated_at, sent, f"{at}.updated-at")
     reasons: tuple[Reason, ...] = ()
     for entry in refused:
-        said = as_text(entry.reason_code) or entry.reason_message
+        said = _said(entry.reason_code, entry.reason_message)
         reasons += glossary.reasons(_LIVENESS_REASONS, said, f"{of}.reason")
     statement = sent.statement((status, outcome, outcome != "none"), happened)
     statement.subject = provider_user(as_text(check.user_id), f"{at}.user_id")
@@ -676,7 +681,7 @@ class _Reason(msgspec.Struct, rename="camel", gc=False):
 
 
 class _Identification(msgspec.Struct, rename="camel", gc=False):
-    transaction_number: str
+    transaction_number: str | int
     result: str | None
     user_id: str | int | None = None
     identification_time: str | None = None
@@ -719,8 +724,9 @@ _IDENTIFICATION_REASONS: Mapping[str, ReasonCode] = {
 
 def _identification(sent: _Sent) -> list[Statement | Failure]:
     at = f"{sent.at}.object_payload"
-    found = _decoded(_decode_identification, sent.payload, at)
-    _agree(sent, found.transaction_number)
+    found = part_of(_decode_identification, sent.payload, at)
+    transaction = as_text(found.transaction_number)
+    _agree(sent, transaction)
     glossary = Glossary()
     of = "object_payload"
     result = as_text(found.result)
@@ -733,7 +739,7 @@ def _identification(sent: _Sent) -> list[Statement | Failure]:
         at_details = f"{at}.reason.reasonDetails"
         details = _if_any(_decode_details, reason.reason_details, at_details)
         if details is not None:
-            said = as_text(details.reason_code) or details.reason_message
+            said = _said(details.reason_code, details.reason_message)
             reasons += glossary.reasons(_IDENTIFICATION_REASONS, said, f"{of}.reason")
     happened = _happened(found.identification_time, sent, f"{at}.identificationTime")
     statement = sent.statement(verdict, happened)
@@ -741,7 +747,7 @@ def _identification(sent: _Sent) -> list[Statement | Failure]:
     statement.native_status = constant(result)
     statement.reasons = reasons
     statement.subject_type = "person"
-    statement.process_ref = reference(found.transaction_number, f"{at}.transactionNumber")
+    statement.process_ref = reference(transaction, f"{at}.transactionNumber")
     statement.attributes = _attributes(
         channel=found.type, data_changed="true" if result in _DATA_CHANGED else None
     )
@@ -761,28 +767,28 @@ _READERS: Mapping[_Family, Callable[[_Sent], list[Statement | Failure]]] = {
 
 
 def _each(
-    items: list[msgspec.Raw],
+    sent_items: list[msgspec.Raw],
     read: Callable[[bytes, _Sent, int, str], tuple[str, Statement]],
     sent: _Sent,
     name: str,
 ) -> list[Statement | Failure]:
     """Read each item for itself; a bad one does not take the others along.
 
-    Which of several items object_id names is not documented: it must be one of those read.
+    Which of several items object_id names is not documented: it must be one of them, unless it
+    may be one that cannot be read.
     """
+    at = f"{sent.at}.object_payload.{name}"
     read_ids: list[str] = []
     said: list[Statement | Failure] = []
-    for position, raw in enumerate(items):
+    for position, raw in enumerate(items(sent_items, at)):
         try:
-            item_id, statement = read(
-                bytes(raw), sent, position, f"{sent.at}.object_payload.{name}[{position}]"
-            )
+            item_id, statement = read(bytes(raw), sent, position, f"{at}[{position}]")
         except Failure as failure:
             said.append(failure)
         else:
             read_ids.append(item_id)
             said.append(statement)
-    if read_ids:
+    if read_ids and len(read_ids) == len(said):
         _agree(sent, *read_ids)
     return said
 
@@ -790,6 +796,20 @@ def _each(
 def _agree(sent: _Sent, *ids: str) -> None:
     if sent.object_id not in ids:
         raise Failure("inconsistent", path=f"{sent.at}.object_id", error_class="OtherObject")
+
+
+_MESSAGE_CONSTANT = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+")
+_PROSE = "?"
+
+
+def _said(code: str | int | None, message: str | None) -> str:
+    """Give a reason's word: its code, or the constant that stands for an empty one.
+
+    Prose becomes a word that no table knows, so that it is counted and nothing of it is copied.
+    """
+    if code or not message:
+        return as_text(code)
+    return message if _MESSAGE_CONSTANT.fullmatch(message) else _PROSE
 
 
 def _attributes(**words: str | None) -> dict[str, str]:
