@@ -164,6 +164,7 @@ def _from_file(path: Path, files: list[Path]) -> list[Endpoint]:
     tables = _toml(path, "GATEWAY_ENDPOINTS")
     _known_keys(tables, ("endpoint",), where)
     endpoints: list[Endpoint] = []
+    used: dict[tuple[str, bytes], _EndpointEntry] = {}
     entries = _converted(tables.get("endpoint", []), list[_EndpointEntry], _EndpointEntry, where)
     for entry in entries:
         here = f"endpoint {entry.name!r} in {path}"
@@ -172,6 +173,7 @@ def _from_file(path: Path, files: list[Path]) -> list[Endpoint]:
             known = _did_you_mean(entry.provider, list(PROVIDERS))
             raise ConfigurationError(f"{here}: there is no provider {entry.provider!r}{known}")
         keys = _entry_keys(entry, provider, here, files)
+        _own_secrets(entry, provider, keys, used)
         token = entry.path_token
         if entry.path_token is not None and entry.path_token_file is not None:
             raise ConfigurationError(f"{here}: give path_token or path_token_file, not both")
@@ -190,6 +192,25 @@ def _from_file(path: Path, files: list[Path]) -> list[Endpoint]:
             )
         )
     return endpoints
+
+
+def _own_secrets(
+    entry: _EndpointEntry,
+    provider: Provider,
+    keys: Sequence[Key],
+    used: dict[tuple[str, bytes], _EndpointEntry],
+) -> None:
+    """Refuse one shared secret in two environments: a sandbox could then speak for production.
+
+    Public keys may be the same for both: Pleenk's pages do not say.
+    """
+    for key in keys if provider.key_pairs is None else ():
+        other = used.setdefault((provider.name, key.value), entry)
+        if other.environment != entry.environment:
+            raise ConfigurationError(
+                f"the endpoints {other.name!r} ({other.environment}) and {entry.name!r} "
+                f"({entry.environment}) share a secret; give each environment its own"
+            )
 
 
 def _entry_keys(

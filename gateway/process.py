@@ -123,21 +123,36 @@ def _json(value: Any, **_: Any) -> str:
 
 
 class Sparing:
-    """Lets one log line of a kind through per interval and counts the ones held back."""
+    """Lets one log line of a kind through per interval and counts the ones held back.
 
-    def __init__(self, interval_seconds: float = 10.0) -> None:
+    Where kinds hold a sender's words, `most_kinds` bounds how many different ones pass in an
+    interval, and so the memory of them.
+    """
+
+    def __init__(self, interval_seconds: float = 10.0, most_kinds: int = 10_000) -> None:
         self._interval = interval_seconds
+        self._most_kinds = most_kinds
         self._last: dict[str, float] = {}
         self._held: dict[str, int] = {}
 
     def admit(self, kind: str, now: float) -> int | None:
         """Give how many lines of this kind were held back since the last, or None to hold back."""
         last = self._last.get(kind)
+        if last is None and len(self._last) >= self._most_kinds:
+            self._forget(now)
+            if len(self._last) >= self._most_kinds:
+                return None
         if last is not None and now - last < self._interval:
             self._held[kind] = self._held.get(kind, 0) + 1
             return None
         self._last[kind] = now
         return self._held.pop(kind, 0)
+
+    def _forget(self, now: float) -> None:
+        """Forget the kinds whose interval is over."""
+        for kind in [kind for kind, last in self._last.items() if now - last >= self._interval]:
+            del self._last[kind]
+            self._held.pop(kind, None)
 
 
 class Readiness:

@@ -42,8 +42,8 @@ _ACKNOWLEDGED: Answer = (200, [_TEXT], "acknowledged\n")
 _AT_ONCE = 64 * 1024
 """Declared bodies up to this size are taken in one piece, which costs a third of the loop."""
 _WATCH_SECONDS = 0.25
-_MOST_VERIFIERS = 4
-"""Threads for heavy signatures, which are checked without the GIL; more processes scale further."""
+_MOST_NOTES = 100
+"""Different lines a minute about what was acknowledged: anybody may send a confirmation."""
 _CLOSING = frozenset({BODY_TOO_LARGE.label, BODY_TIMEOUT.label, CLIENT_GONE.label})
 """Refusals after which unread bytes may follow: the connection is closed."""
 
@@ -72,13 +72,13 @@ class Webhooks:
         self._metrics = metrics
         self._tuning = tuning
         self._sparing = Sparing()
+        self._notes = Sparing(interval_seconds=60.0, most_kinds=_MOST_NOTES)
         self._in_progress = 0
         self._body_bytes = 0
         self._reading: dict[asyncio.Task[Any] | None, float] = {}
         self._closed: Reason | None = NOT_READY
         self._heavy = 0
-        threads = min(_MOST_VERIFIERS, len(os.sched_getaffinity(0)))
-        self._verifiers = ThreadPoolExecutor(threads, thread_name_prefix="verify")
+        self._threads: dict[str, ThreadPoolExecutor] = {}
         self._loop = asyncio.get_running_loop()
         # Delivery ids: 64 random bits of this process, then a count.
         self._process_id = os.urandom(8).hex()
@@ -203,18 +203,28 @@ class Webhooks:
     async def _elsewhere(
         self, endpoint: Endpoint, headers: Headers, body: bytes, now: float, delivery_id: str
     ) -> Delivery | Acknowledged:
-        """Verify in a thread, so that the deliveries beside it are answered meanwhile.
+        """Verify in the endpoint's thread, so that the deliveries beside it are answered meanwhile.
 
-        A thread that has begun goes on though nobody waits any more; so those that wait for one
-        are counted, and no sender fills the queue without end.
+        One thread per endpoint: whoever floods one makes no other wait, and the loop competes
+        with few for the interpreter. Those that wait are counted, and who waited as long as
+        Kafka may take is answered 503 unread, so that the queue never grows beyond that.
         """
         if self._heavy >= self._tuning.max_in_flight:
             raise Rejection(OVERLOADED, "too many deliveries wait to be verified")
+        thread = self._threads.get(endpoint.name)
+        if thread is None:
+            name = f"verify-{endpoint.name}"
+            self._threads[endpoint.name] = thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+        deadline = time.monotonic() + self._tuning.deadline
+
+        def in_turn() -> Delivery | Acknowledged:
+            if time.monotonic() > deadline:
+                raise Rejection(OVERLOADED, "it waited too long to be verified")
+            return receive(endpoint, headers, body, now, delivery_id)
+
         self._heavy += 1
         try:
-            return await self._loop.run_in_executor(
-                self._verifiers, receive, endpoint, headers, body, now, delivery_id
-            )
+            return await self._loop.run_in_executor(thread, in_turn)
         finally:
             self._heavy -= 1
 
@@ -282,7 +292,9 @@ class Webhooks:
                     task.cancel()
 
     def _note(self, acknowledged: Acknowledged, endpoint: Endpoint, delivery_id: str) -> None:
-        held = self._sparing.admit(f"{endpoint.name} {acknowledged.reason}", time.monotonic())
+        # Told apart by what they say, so that a stranger's line does not hold back the genuine one.
+        kind = f"{endpoint.name} {acknowledged.reason} {acknowledged.detail}"
+        held = self._notes.admit(kind, time.monotonic())
         if held is not None:
             log.info(
                 "acknowledged",

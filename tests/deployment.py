@@ -12,7 +12,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from deploy.endpoints import ENDPOINTS, endpoint_for, make_endpoint, write_endpoints
 from gateway.delivery import output_topic, raw_topic
@@ -203,8 +203,8 @@ def read(bootstrap: str, topic: str, count: int | None, seconds: float) -> list:
         numbers = consumer.list_topics(topic, timeout=30).topics[topic].partitions
         partitions = [TopicPartition(topic, number, 0) for number in numbers]
         # Asked before anything is fetched: on the same connection a question waits for a fetch.
-        ends = [consumer.get_watermark_offsets(p, timeout=30)[1] for p in partitions]
-        wanted = sum(ends) if count is None else count
+        ends = [until(lambda p=p: _end(consumer, p), f"{topic} has a leader") for p in partitions]
+        wanted = sum(end for (end,) in ends) if count is None else count
         consumer.assign(partitions)
         end = time.monotonic() + seconds
         while len(messages) < wanted:
@@ -216,6 +216,16 @@ def read(bootstrap: str, topic: str, count: int | None, seconds: float) -> list:
     finally:
         consumer.close()
     return messages
+
+
+def _end(consumer: Consumer, partition: TopicPartition) -> tuple[int] | None:
+    """A partition's end; None while it has no leader, as just after its topic was made."""
+    try:
+        return (consumer.get_watermark_offsets(partition, timeout=30)[1],)
+    except KafkaException as error:
+        if error.args[0].code() == KafkaError.NOT_LEADER_FOR_PARTITION:
+            return None
+        raise
 
 
 @contextlib.contextmanager

@@ -359,6 +359,13 @@ def user_event(
     )
 
 
+# Signed, in object_payload: lastRequestDatetime, and once reviewed lastReviewDatetime.
+KYC_REVIEWED = {
+    "kycreview.request": {"occurred_at": 1424862399000, "occurred_at_source": "object"},
+    "kycreview.result": {"occurred_at": 1424876799000, "occurred_at_source": "object"},
+}
+
+
 def kyc_event(name: str, level: int, review: int, *, signed: bool = False) -> dict[str, Any]:
     done = name == "kycreview.result"
     event = treezor(
@@ -580,7 +587,7 @@ ROWS_TREEZOR = [
             "native_type": "kycreview.request",
             "country": "FR",
             "attributes": {"treezor.review_type": "ONBOARDING"},
-            **at("delivery", 1771583207000),
+            **KYC_REVIEWED["kycreview.request"],
         },
     ),
     treezor_row(
@@ -592,7 +599,7 @@ ROWS_TREEZOR = [
             **PASS,
             "native_type": "kycreview.result",
             "attributes": {"treezor.next_review_date": "2020-02-25"},
-            **at("delivery", 1771583207000),
+            **KYC_REVIEWED["kycreview.result"],
         },
     ),
     treezor_row(
@@ -1100,7 +1107,11 @@ TREEZOR_TIMES = [
             kyc_event(name, 1, 2, signed=authenticity == "signed"),
             authenticity=authenticity,
             received_at=received_at,
-            said=at("delivery", KYC_SENT) if trusted else RECEIVED,
+            said=KYC_REVIEWED[name]
+            if authenticity == "signed"
+            else at("delivery", KYC_SENT)
+            if trusted
+            else RECEIVED,
         )
         for name in ("kycreview.request", "kycreview.result")
         for authenticity in ("unsigned", "signed")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from consumers.normalizers import NORMALIZERS
+from deploy.local import FIRST_CONSUMER_ADMIN_PORT
 from gateway.providers import PROVIDERS
 from gateway.send import FIXTURES, fixtures
 from tests.senders import SENDERS
@@ -45,6 +46,21 @@ def test_register_table_and_fixtures_name_the_same_providers():
         assert provider.name == name
         assert re.fullmatch(r"[a-z]+", name)
         assert fixtures(name), f"{name} has no fixture"
+
+
+@pytest.mark.parametrize("provider", list(PROVIDERS.values()), ids=lambda one: one.name)
+def test_a_provider_is_told_of_wherever_people_look(provider):
+    """Its row in the README, a line for every fixture, its port in the scrape configuration."""
+    assert f"\n| {provider.title}" in (ROOT / "README.md").read_text()
+    told = (FIXTURES / "README.md").read_text().partition(f"\n## {provider.name}\n")[2]
+    told = told.partition("\n## ")[0]
+    words = set(re.findall(r"[a-z0-9-]+", told))
+    untold = [found.case for found in fixtures(provider.name) if found.case not in words]
+    # A line may begin with a case and go on with the endings of its likes: approved, -full.
+    assert not [case for case in untold if not any(f"-{case}".endswith(end) for end in words)]
+    port = FIRST_CONSUMER_ADMIN_PORT + list(PROVIDERS).index(provider.name)
+    scraped = (ROOT / "deploy/prometheus/prometheus.yml").read_text()
+    assert f"127.0.0.1:{port}  # {provider.name}\n" in scraped
 
 
 @pytest.mark.parametrize("fixture", fixtures(), ids=lambda found: f"{found.provider}-{found.case}")

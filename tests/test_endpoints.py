@@ -359,6 +359,19 @@ def test_a_file_names_the_endpoints(written):
     assert accepts(by_name["us"], HUSH) is None
 
 
+def test_a_secret_belongs_to_one_environment(written):
+    """What a sandbox signs must not pass as production; within one environment it may be shared."""
+    one = endpoint_table(environment="sandbox")
+    for environment, is_taken in (("sandbox", True), ("production", False)):
+        file = written(one + endpoint_table(name="us", environment=environment))
+        if is_taken:
+            assert len(loaded({"GATEWAY_ENDPOINTS": file})) == 2
+        else:
+            assert "give each environment its own" in refusal({"GATEWAY_ENDPOINTS": file})
+    other = endpoint_table(name="us", provider="pawapass", environment="production")
+    assert len(loaded({"GATEWAY_ENDPOINTS": written(one + other)})) == 2
+
+
 def test_an_endpoint_can_take_its_secrets_from_a_file(written):
     """secrets_file holds [[secret]] tables, as <PROVIDER>_SECRETS_FILE does."""
     secrets = written(f'[[secret]]\nid = "a"\nvalue = "{HUSH}"\n', "secrets.toml")

@@ -1,8 +1,10 @@
 """Heavy verification beside light: whoever waits for a signature holds up nobody else's answer."""
 
 import threading
+import time
 from contextlib import ExitStack
 
+import msgspec
 import pytest
 
 from gateway.providers import PROVIDERS
@@ -121,6 +123,37 @@ def test_heavy_deliveries_queue_only_so_far(held):
         held.released.set()
         assert [connection.answer().status for connection in waiting] == [200] * 2
         assert running.ask(notification()).status == 200
+
+
+def test_who_waits_too_long_is_answered_unread(held):
+    """What could not be verified within Kafka's deadline is 503, and costs nothing more."""
+    ends = {"pleenk": pleenk(held), "veriff": endpoint_of("veriff")}
+    with Gateway(ends, deadline=0.2) as running, ExitStack() as opened:
+        first, second = (opened.enter_context(running.connect()) for _ in range(2))
+        first.send(notification())
+        assert held.begun.acquire(timeout=PATIENCE)
+        second.send(notification())
+        until(lambda: running.value("verihook_webhook_requests_in_progress") == 2)
+        asked = time.monotonic()
+        until(lambda: time.monotonic() > asked + 0.3)
+        held.released.set()
+        assert first.answer().status == 200
+        answer = second.answer()
+        assert (answer.status, answer.body) == (503, b"overloaded\n")
+        assert not held.begun.acquire(blocking=False)
+
+
+def test_a_flooded_endpoint_keeps_no_other_heavy_one_waiting(held):
+    """Each endpoint has a thread of its own."""
+    ends = {"pleenk": pleenk(held)}
+    other = pleenk()
+    ends["pleenk-eu"] = msgspec.structs.replace(other, name="pleenk-eu")
+    with Gateway(ends) as running, running.connect() as waiting:
+        waiting.send(notification())
+        assert held.begun.acquire(timeout=PATIENCE)
+        assert running.ask(notification(path=f"/webhooks/pleenk-eu/{PATH_TOKEN}")).status == 200
+        held.released.set()
+        assert waiting.answer().status == 200
 
 
 def test_a_light_refusal_does_not_wait_either(gateway, held):

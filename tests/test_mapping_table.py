@@ -342,14 +342,21 @@ def test_a_stale_plexy_delivery_is_an_event_like_any_other():
 @pytest.mark.parametrize(("level", "review"), [(1, 1), (1, 2), (4, 3), (0, 0), (5, 2)])
 @pytest.mark.parametrize("name", ["kycreview.request", "kycreview.result"])
 def test_an_unsigned_kycreview_says_the_same_and_is_never_final(name, level, review):
-    """Subject and level are as in the table; only is_final is taken away."""
+    """Subject and level are as in the table; the own time and is_final count only if signed."""
     rows = [
         treezor(table.kyc_event(name, level, review, signed=word == "signed"), authenticity=word)
         for word in ("signed", "unsigned")
     ]
     signed, unsigned = (stated(row) for row in rows)
-    expected = msgspec.structs.replace(signed, is_final=False, natural_key=unsigned.natural_key)
+    expected = msgspec.structs.replace(
+        signed,
+        is_final=False,
+        natural_key=unsigned.natural_key,
+        occurred_at=unsigned.occurred_at,
+        occurred_at_source=unsigned.occurred_at_source,
+    )
     assert unsigned == expected
+    assert unsigned.occurred_at_source != "object"
     if signed.is_final:
         # Two deliveries that say different things never share an id.
         assert len({event_of(row).event_id for row in rows}) == 2

@@ -351,6 +351,14 @@ def test_how_a_criterion_is_keyed_is_read_every_safe_way(request_text, result, o
     assert stated(approval(request_text, result=result)).outcome == outcome
 
 
+def test_too_many_elements_are_a_dead_letter_before_any_is_read():
+    """A delivery of more than a thousand would keep the others waiting."""
+    assert len(normalized(delivery(*[1] * 1000))) == 1000
+    with pytest.raises(Failure) as caught:
+        normalized(delivery(*[1] * 1001))
+    assert (caught.value.kind, caught.value.path) == ("out_of_range", "$.events")
+
+
 @pytest.mark.parametrize("extra", [True, None, "x", 1, {}, []])
 def test_a_result_that_says_more_than_was_asked_is_no_pass(extra):
     """An answer to nothing asked contradicts the contract: inconclusive, and counted."""

@@ -415,6 +415,26 @@ def test_an_acknowledged_request_is_200_ignored_and_not_stored(start):
     assert gateway.requests() == {("veriff", "ignored", "200"): 1}
 
 
+def test_a_confirmation_is_not_hidden_by_a_strangers(start):
+    """Lines that say different things do not hold each other back; the same one does."""
+
+    class Confirms:
+        key_ids = names = ()
+
+        def verify(self, headers, body, now):
+            return Acknowledged("subscription_confirmation", body.decode())
+
+        def is_heavy(self, body):
+            return False
+
+    gateway = start({"veriff": endpoint_of("veriff", scheme=Confirms())})
+    for body in (b"forged", b"forged", b"genuine"):
+        assert gateway.ask(request(body)).status == 200
+    said = gateway.log.getvalue()
+    assert said.count("forged") == 1
+    assert said.count("genuine") == 1
+
+
 def test_heavy_verification_leaves_the_loop_free(start):
     """A scheme that says a body is heavy is run elsewhere, and its refusals arrive all the same."""
     where = []

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.kafka import client_config, redacted, topic_prefix
-from gateway.process import Address, ConfigurationError, checked_secret, read_secret_file
+from gateway.process import Address, ConfigurationError, Sparing, checked_secret, read_secret_file
 from gateway.settings import load_settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -484,3 +484,25 @@ def test_check_shows_the_configuration_without_its_secrets():
         assert shown in ended.stdout
     assert "hush" not in ended.stdout + ended.stderr
     assert token not in ended.stdout + ended.stderr
+
+
+def test_log_lines_of_a_kind_are_held_back_and_counted():
+    """One passes per interval; the next says how many did not."""
+    sparing = Sparing(10.0)
+    assert [sparing.admit("a", now) for now in (0.0, 1.0, 9.9, 10.0, 11.0)] == [
+        0,
+        None,
+        None,
+        2,
+        None,
+    ]
+    assert sparing.admit("b", 1.0) == 0
+
+
+def test_kinds_that_hold_a_senders_words_are_bounded():
+    """So many different ones pass in an interval; afterwards there is room again."""
+    sparing = Sparing(10.0, most_kinds=3)
+    assert [sparing.admit(kind, 0.0) for kind in "abcde"] == [0, 0, 0, None, None]
+    assert sparing.admit("a", 5.0) is None
+    assert sparing.admit("d", 10.0) == 0
+    assert len(sparing._last) == 1

@@ -21,8 +21,8 @@ from tests.test_observability import BUILT, SCRAPE_CONFIG, drive, settled, targe
 
 QUIET = {
     ("Gateway: rejections by reason", "B"): "Kafka took everything",
-    ("Gateway: secrets in use", "B"): "nothing was stale",
-    ("Gateway: secrets in use", "C"): "nothing was reloaded",
+    ("Gateway: keys in use", "B"): "nothing was stale",
+    ("Gateway: keys in use", "C"): "nothing was reloaded",
     ("Normalizer: pulse", "B"): "nothing waits",
     ("Normalizer: unrest", "A"): "the group formed before the first scrape",
     ("Normalizer: unrest", "B"): "every commit was taken",

@@ -20,6 +20,7 @@ from consumers.normalizers.native import (
     Verdict,
     constant,
     digest,
+    items,
     platform_user,
     reference,
 )
@@ -286,7 +287,8 @@ def normalize(
     provenance: Provenance,  # noqa: ARG001 - Pleenk says everything in the body
 ) -> Sequence[Statement | Failure]:
     """Say what a Pleenk delivery means: one statement or failure for each of its events."""
-    return [_item(index, element) for index, element in enumerate(_decode(body).events)]
+    events = items(_decode(body).events, "$.events")
+    return [_item(index, element) for index, element in enumerate(events)]
 
 
 def _item(index: int, element: msgspec.Raw) -> Statement | Failure:

@@ -12,23 +12,38 @@ from gateway.rejections import BODY_MALFORMED, Rejection
 def members(text: bytes, where: str) -> dict[str, msgspec.Raw]:
     """Give the members of one JSON object, in order, each as its exact bytes without blanks around.
 
-    Raises Rejection(body_malformed), and nothing else, for what is not UTF-8 or not one complete
-    JSON object, and for what readers disagree about, at any depth: a byte order mark, NaN and
-    infinities, a name that stands twice in one object (however it is escaped), half a surrogate
-    pair, integers of more than 4,300 digits, and nesting deeper than Python's recursion limit.
+    This is the cheap look, for text that anybody may have sent; what rests on it must still pass
+    `undisputed`. Raises Rejection(body_malformed) for what is not UTF-8 or no JSON object.
     `where` names the text in the refusal.
     """
-    # The causes are left out: a JSONDecodeError holds the whole text, and so payload.
+    # The causes are left out: they hold parts of the text, and so payload.
+    try:
+        text.decode()
+        return _MEMBERS.decode(text)
+    except UnicodeError:
+        raise Rejection(BODY_MALFORMED, f"{where} is not UTF-8") from None
+    except RecursionError:
+        raise Rejection(BODY_MALFORMED, f"{where} is nested too deep") from None
+    except (ValueError, msgspec.MsgspecError):
+        raise Rejection(BODY_MALFORMED, f"{where} is not one complete JSON object") from None
+
+
+def undisputed(text: bytes, where: str) -> None:
+    """Refuse what readers disagree about, at any depth, in a text whose `members` were taken.
+
+    Raises Rejection(body_malformed), and nothing else, for a byte order mark, NaN and infinities,
+    a name that stands twice in one object (however it is escaped), half a surrogate pair,
+    integers of more than 4,300 digits, and nesting deeper than Python's recursion limit.
+    """
     try:
         _WHOLE.decode(text.decode())
-        return _MEMBERS.decode(text)
     except RecursionError:
         raise Rejection(BODY_MALFORMED, f"{where} is nested too deep") from None
     except UnicodeError:
         raise Rejection(BODY_MALFORMED, f"{where} is not UTF-8") from None
     except _Disputed as error:
         raise Rejection(BODY_MALFORMED, f"{where} {error}") from None
-    except ValueError:  # JSONDecodeError, the limit of digits, and msgspec's own
+    except ValueError:
         raise Rejection(BODY_MALFORMED, f"{where} is not one complete JSON object") from None
 
 
@@ -59,8 +74,8 @@ def _finite(text: str) -> float:
     return number
 
 
-# msgspec is faster but takes the last of two equal names, and skips what it does not build
-# without looking at its UTF-8; so Python's parser reads everything once, then msgspec splits.
+# msgspec is fast but takes the last of two equal names, and skips what it does not build; so
+# Python's parser reads everything once more before anything is accepted.
 _WHOLE = json.JSONDecoder(
     object_pairs_hook=_no_name_twice, parse_constant=_not_json, parse_float=_finite
 )
