@@ -41,7 +41,7 @@ def _misfit(fate: Fate) -> int:
     """Rank fates under different schemes: a body that is not of a scheme's form comes last."""
     if fate.failure is None:
         return 0
-    return 2 if fate.failure.kind == "inconsistent" else 1
+    return 2 if fate.failure.error_class == "OtherForm" else 1
 
 
 def _record(provider: str, body: bytes, endpoint: str, received_at: int, scheme: str) -> Record:

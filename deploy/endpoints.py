@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from gateway.process import ConfigurationError
 from gateway.providers import PROVIDERS
 from gateway.send import Fixture, Secret, fresh_secret, signing_key
 
@@ -46,11 +47,13 @@ class MadeEndpoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def endpoint_for(fixture: Fixture) -> DemoEndpoint:
-    """Give the endpoint a fixture was made for: its provider's, with its options."""
-    return next(
-        endpoint
-        for endpoint in ENDPOINTS
-        if (endpoint.provider, endpoint.options) == (fixture.provider, fixture.options)
+    """Give the endpoint a fixture was made for. Raises ConfigurationError if there is none."""
+    for endpoint in ENDPOINTS:
+        if (endpoint.provider, endpoint.options) == (fixture.provider, fixture.options):
+            return endpoint
+    raise ConfigurationError(
+        f"{fixture.provider} {fixture.case} is for an endpoint with {fixture.options}, which the "
+        "demonstration has not: add it to ENDPOINTS in deploy/endpoints.py"
     )
 
 

@@ -60,7 +60,7 @@ def send(
         typer.Option(help="File with the secret, or the private key; else <PROVIDER>_SECRET."),
     ] = None,
     endpoint: Annotated[
-        str, typer.Option(help="With neither: which endpoint of a running `make run`.")
+        str, typer.Option(help="Which endpoint; else the one named as the provider.")
     ] = "",
     option: Annotated[
         list[str] | None,
@@ -79,12 +79,14 @@ def send(
     options = options | _options(provider, option or [])
     variable = f"{provider.upper()}_SECRET"
     target = (
-        url or f"http://{os.environ.get('GATEWAY_LISTEN', '127.0.0.1:8080')}/webhooks/{provider}"
+        url
+        or f"http://{os.environ.get('GATEWAY_LISTEN', '127.0.0.1:8080')}"
+        f"/webhooks/{endpoint or provider}"
     )
     secret: Secret
     if secret_file is not None:
         secret = read_secret_file(secret_file, "--secret-file")
-    elif os.environ.get(variable):
+    elif PROVIDERS[provider].key_pairs is None and os.environ.get(variable):
         secret = os.environ[variable]
     elif RUN_FILE.exists():
         if options and not endpoint:
@@ -117,7 +119,8 @@ def check() -> None:
         token = "/<path token>" if endpoint.path_token is not None else ""
         typer.echo(
             f"endpoint /webhooks/{endpoint.name}{token}: {endpoint.provider.title}, "
-            f"{endpoint.environment}, keys {', '.join(endpoint.scheme.key_ids)}"
+            f"{endpoint.environment}, {' or '.join(endpoint.scheme.names)}, "
+            f"keys {', '.join(endpoint.scheme.key_ids)}"
         )
 
 

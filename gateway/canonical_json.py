@@ -8,6 +8,7 @@ not ASCII as lower-case \uXXXX in UTF-16, DEL as it is, controls as \b \f \n \r 
 import re
 from json import JSONDecoder
 from json.encoder import encode_basestring_ascii
+from operator import methodcaller
 
 # A plain string is already as PHP writes it; blanks and strings that are not plain stand apart.
 _TOKENS = re.compile(
@@ -16,6 +17,7 @@ _TOKENS = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
+_groups = methodcaller("groups")
 _STRING = JSONDecoder()
 
 
@@ -28,7 +30,8 @@ def php_json(raw: bytes) -> bytes:
     Half of a surrogate pair, which PHP cannot write, stays an escape. Needs time linear in the
     length, at any depth.
     """
-    found = _TOKENS.findall(raw.decode())
+    # One by one: findall would keep the interpreter to itself until the last.
+    found = map(_groups, _TOKENS.finditer(raw.decode()))
     return "".join(
         [spared + _string(other) if other else spared for spared, other in found]
     ).encode("ascii")

@@ -122,11 +122,14 @@ def _json(value: Any, **_: Any) -> str:
     return msgspec.json.encode(value, enc_hook=str).decode()
 
 
+_FURTHER = "further kinds"
+
+
 class Sparing:
     """Lets one log line of a kind through per interval and counts the ones held back.
 
     Where kinds hold a sender's words, `most_kinds` bounds how many different ones pass in an
-    interval, and so the memory of them.
+    interval, and so the memory of them; all further ones are one kind together.
     """
 
     def __init__(self, interval_seconds: float = 10.0, most_kinds: int = 10_000) -> None:
@@ -141,7 +144,8 @@ class Sparing:
         if last is None and len(self._last) >= self._most_kinds:
             self._forget(now)
             if len(self._last) >= self._most_kinds:
-                return None
+                kind = _FURTHER
+                last = self._last.get(kind)
         if last is not None and now - last < self._interval:
             self._held[kind] = self._held.get(kind, 0) + 1
             return None

@@ -79,29 +79,19 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
 def first_of(*paths: str) -> Callable[[bytes], str | None]:
     """Build a reader that gives the first present value among dotted paths into a JSON body.
 
-    `0` in a path is the first item of an array. The Struct the body is decoded into holds only
-    these paths, so that the rest is skipped, not built. The reader gives None for anything that
-    cannot be read: a body it cannot order is stored all the same, and the consumer says what is
-    wrong with it.
+    `0` in a path is the first item of an array; the others are not looked at. The Structs a body
+    is decoded into hold only the path, so that the rest is skipped, not built. The reader gives
+    None for anything that cannot be read: a body it cannot order is stored all the same, and
+    the consumer says what is wrong with it.
     """
-    tree: dict[str, Any] = {}
-    for path in paths:
-        node = tree
-        for name in path.split("."):
-            node = node.setdefault(name, {})
-    decoder = msgspec.json.Decoder(_type_of("Ordering", tree))
-    split = [path.split(".") for path in paths]
+    readers = [_reader(path.split(".")) for path in paths]
 
     def read(body: bytes) -> str | None:
-        try:
-            found = decoder.decode(body)
-        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-            return None
-        for names in split:
-            value: Any = found
-            for name in names:
-                first = name == "0"
-                value = next(iter(value or ()), None) if first else getattr(value, name, None)
+        for reader in readers:
+            try:
+                value = reader(body)
+            except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+                continue
             if value is not None and value != "":
                 return str(value)
         return None
@@ -109,13 +99,36 @@ def first_of(*paths: str) -> Callable[[bytes], str | None]:
     return read
 
 
-def _type_of(name: str, tree: Mapping[str, Any]) -> Any:
-    if not tree:
-        return str | int
-    if "0" in tree:
-        return list[_type_of(name, tree["0"])]  # type: ignore[misc]  # made at run time
-    fields = [(field, _type_of(field, inner) | None, None) for field, inner in tree.items()]
-    return msgspec.defstruct(name.title(), fields)
+def _reader(path: Sequence[str]) -> Callable[[bytes | msgspec.Raw], str | int | None]:
+    """Build a reader of one path; it raises msgspec's errors for what cannot be read."""
+    if "0" not in path:
+        return _narrow(path, str | int)
+    place = path.index("0")
+    array, item = _narrow(path[:place], list[msgspec.Raw]), _reader(path[place + 1 :])
+
+    def read(body: bytes | msgspec.Raw) -> str | int | None:
+        items = array(body)
+        return item(items[0]) if items else None
+
+    return read
+
+
+def _narrow(path: Sequence[str], leaf: Any) -> Callable[[bytes | msgspec.Raw], Any]:
+    """Decode nothing but one path of objects, and give what stands at its end, or None."""
+    kind = leaf
+    for name in reversed(path):
+        kind = msgspec.defstruct(name.title(), [(name, kind | None, None)])
+    decoder = msgspec.json.Decoder(kind)
+
+    def read(body: bytes | msgspec.Raw) -> Any:
+        found = decoder.decode(body)
+        for name in path:
+            if found is None:
+                return None
+            found = getattr(found, name)
+        return found
+
+    return read
 
 
 def _body_hmac(**how: Any) -> Callable[[Sequence[Key], Options], Scheme]:

@@ -1,4 +1,4 @@
-"""Fixtures and how to send one: signed afresh, over HTTP, as its provider would."""
+"""Fixtures, and how to send one as its provider would: signed afresh, and where to."""
 
 import http.client
 import secrets

@@ -22,7 +22,8 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
     """The GATEWAY_* numbers. Sizes in bytes, times in seconds."""
 
     deadline: Seconds = 5.0
-    """From a verified delivery to Kafka's answer; beyond it the provider gets 503."""
+    """From a verified delivery to Kafka's answer, and before that the wait for a heavy
+    verification; beyond either the provider gets 503."""
     body_limit: Annotated[int, Meta(ge=1024, le=900 * 1024)] = 900 * 1024
     """Largest body; the size chain in delivery.py rests on its maximum."""
     body_timeout: Seconds = 10.0
@@ -30,7 +31,8 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
     retry_after: Positive = 5
     """Retry-After of a 503, in seconds."""
     max_in_flight: Positive = 4096
-    """Verified deliveries waiting for Kafka."""
+    """Verified deliveries waiting for Kafka; of each endpoint also those to be verified in its
+    thread."""
     max_body_bytes: Annotated[int, Meta(ge=1, le=1 << 40)] = 256 * 1024 * 1024
     """Bytes of bodies held at one time, counted as received."""
     linger_ms: Annotated[int, Meta(ge=0, le=100)] = 2

@@ -69,6 +69,16 @@ def test_explain_reads_in_the_form_it_is_told():
     assert "plexy-hmac-body" in err
 
 
+def test_explain_tells_what_is_wrong_under_the_form_that_fits():
+    """Not why another form does not fit."""
+    event = json.loads(fixture("treezor", "user-kycreview").body)
+    event["webhook"]["object_id"] = "another"
+    body = json.dumps(event).encode()
+    fate = fate_of("treezor", body, ALL_KEYS, endpoint="here", received_at=RECEIVED_AT)
+    assert fate.failure.error_class == "OtherObject"
+    assert fate.failure.path == "$.webhook.object_id"
+
+
 def test_explain_says_why_not():
     """A body that would be a dead letter is named so, without its content, and exits 1."""
     body = b'{"eventType": "Jane Doe", "x": "Jane Doe"}'

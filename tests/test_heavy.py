@@ -144,13 +144,14 @@ def test_who_waits_too_long_is_answered_unread(held):
 
 
 def test_a_flooded_endpoint_keeps_no_other_heavy_one_waiting(held):
-    """Each endpoint has a thread of its own."""
+    """Each endpoint has a thread and a count of its own."""
     ends = {"pleenk": pleenk(held)}
     other = pleenk()
     ends["pleenk-eu"] = msgspec.structs.replace(other, name="pleenk-eu")
-    with Gateway(ends) as running, running.connect() as waiting:
+    with Gateway(ends, max_in_flight=1) as running, running.connect() as waiting:
         waiting.send(notification())
         assert held.begun.acquire(timeout=PATIENCE)
+        assert running.ask(notification()).status == 503
         assert running.ask(notification(path=f"/webhooks/pleenk-eu/{PATH_TOKEN}")).status == 200
         held.released.set()
         assert waiting.answer().status == 200
@@ -223,3 +224,14 @@ def test_another_merchants_notification_is_404(real, where):
     assert (answer.status, answer.body) == (404, b"not found\n")
     assert real.store.deliveries == []
     assert real.reasons() == {("pleenk", "wrong_path_token"): 1}
+
+
+def test_the_thread_of_an_endpoint_that_is_gone_ends(real):
+    """A reload that removes an endpoint leaves no thread of it behind."""
+    before = set(threading.enumerate())
+    assert real.ask(notification()).status == 200
+    begun = set(threading.enumerate()) - before
+    alive = [thread for thread in begun if thread.name.startswith("verify-pleenk")]
+    assert alive
+    real.webhooks.use({"veriff": endpoint_of("veriff")})
+    until(lambda: not any(thread.is_alive() for thread in alive))

@@ -1680,6 +1680,15 @@ WRONG_TYPES = [
 ]
 
 
+@pytest.mark.parametrize("zero", ["1970-01-01T00:00:00Z", "0001-01-01T00:00:00Z"])
+def test_a_zero_time_gives_way_to_the_time_of_sending(zero):
+    """A signed time that is none is as good as missing."""
+    statement = stated("qes-created", object_payload__identificationTime=zero)
+    missing = stated("qes-created", object_payload__identificationTime="")
+    found = (statement.occurred_at, statement.occurred_at_source)
+    assert found == (missing.occurred_at, missing.occurred_at_source)
+
+
 def test_a_good_item_does_not_go_down_with_the_named_one():
     """object_id may name the item that cannot be read: the other is emitted all the same."""
     event = edited("user-update-two-users", object_payload__users__1=5)

@@ -407,7 +407,31 @@ def test_the_first_item_of_an_array_can_give_the_key():
     assert read(b'{"users":[{"id":"u-1"},{"id":"u-2"}],"id":"i"}') == "u-1"
     assert read(b'{"users":[],"events":[{"data":{"ref":7}}],"id":"i"}') == "7"
     assert read(b'{"users":null,"events":[],"id":"i"}') == "i"
-    assert read(b'{"users":{"id":"u-1"},"id":"i"}') is None
+    assert read(b'{"users":{"id":"u-1"},"id":"i"}') == "i"
+    assert read(b'{"users":[{"id":"u-1"},5,{"id":[]}]}') == "u-1"
+    assert read(b'{"users":[5],"events":[{"data":{"ref":["a"]}}]}') is None
+
+
+BAD_ELEMENTS = (b"5", b"null", b"[]", b'{"eventType":"NEW","data":{"ref":["a"]}}', b'{"data":7}')
+
+
+@pytest.mark.parametrize("bad", BAD_ELEMENTS)
+def test_a_bad_element_does_not_take_the_batch_out_of_order(bad):
+    """A batch has its first item's key, whatever stands behind it: that item is emitted, too."""
+    good = b'{"eventType":"USER","data":{"@type":"USER_EVENT","ref":"122","status":"LINKED"}}'
+    key = PROVIDERS["pleenk"].record_key
+    assert key(b'{"events":[%b]}' % good) == b"122"
+    assert key(b'{"events":[%b,%b]}' % (good, bad)) == b"122"
+    assert len(key(b'{"events":[%b,%b]}' % (bad, good))) == 64
+    users = b'{"users":[{"userId":"1"},%b]}'
+    assert PROVIDERS["treezor"].record_key(users % bad) == b"1"
+
+
+def test_treezors_bodies_have_a_limit_of_their_own():
+    """256 KiB; the others' is that of the size chain."""
+    limits = {name: provider.body_limit for name, provider in PROVIDERS.items()}
+    assert limits.pop("treezor") == 262_144
+    assert set(limits.values()) == {921_600}
 
 
 def test_the_key_is_read_from_the_signed_bytes_alone():

@@ -500,9 +500,12 @@ def test_log_lines_of_a_kind_are_held_back_and_counted():
 
 
 def test_kinds_that_hold_a_senders_words_are_bounded():
-    """So many different ones pass in an interval; afterwards there is room again."""
+    """So many different ones pass in an interval, the further ones as one kind, all counted."""
     sparing = Sparing(10.0, most_kinds=3)
-    assert [sparing.admit(kind, 0.0) for kind in "abcde"] == [0, 0, 0, None, None]
+    assert [sparing.admit(kind, 0.0) for kind in "abcdef"] == [0, 0, 0, 0, None, None]
     assert sparing.admit("a", 5.0) is None
+    assert [sparing.admit(kind, 9.0) for kind in "gh"] == [None, None]
+    assert len(sparing._last) == 4
     assert sparing.admit("d", 10.0) == 0
-    assert len(sparing._last) == 1
+    assert sparing.admit("a", 10.0) == 0  # forgotten, and what was held back with it
+    assert len(sparing._last) == 2

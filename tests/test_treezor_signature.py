@@ -574,6 +574,17 @@ def test_a_name_that_stands_twice_is_refused_though_the_signature_is_right(form)
         assert refusal(IN_FORM[form](body)) is BODY_MALFORMED
 
 
+def test_no_depth_is_anything_but_a_refusal():
+    """Two parsers give up at two depths: between them lies no other exception."""
+    for depth in range(900, 1101, 3):
+        nested = b'{"a":' * depth + b"1" + b"}" * depth
+        digest = hmac.digest(KEY.value, nested, "sha256")
+        signature = base64.b64encode(digest)
+        body = b'{"webhook":"qes.created","object_payload":%b,"object_payload_signature":"%b"}'
+        answer = outcome(body % (nested, signature))
+        assert isinstance(answer, Verified) or answer is BODY_MALFORMED
+
+
 def test_the_strict_reading_comes_last(monkeypatch):
     """Whoever has no signature does not make us read everything twice."""
     read = []

@@ -1,4 +1,4 @@
-"""What of a provider's own words may pass into an event, and what those words may look like."""
+"""What every mapping reads with: parts and items, ids, times, and a glossary of native words."""
 
 import hashlib
 import re
@@ -24,7 +24,6 @@ T = TypeVar("T")
 _CONSTANT = re.compile(r"[A-Za-z0-9_.:/-]{1,64}")
 _REFERENCE = re.compile(r"[A-Za-z0-9_.:/-]{1,128}")
 _ALPHA_2 = re.compile(r"[A-Z]{2}")
-
 _ALPHA_3 = re.compile(r"[A-Z]{3}")
 
 ABSENT = msgspec.Raw(b"")
@@ -42,8 +41,16 @@ LONGEST_SUBJECT = 1_000
 """Characters of an id for a person: Veriff's limit, the widest documented one."""
 
 
+MOST_ITEMS = 1_000
+"""Items of one delivery. No provider names a limit; this many take some 30 ms to normalize, so
+that a batch of such deliveries stays far below the time between two polls of Kafka."""
+
+
 def constant(word: str | None) -> str | None:
-    """Give a machine constant as sent; None for anything that a person could have typed."""
+    """Give a word of a constant's form as sent, else None.
+
+    A person's name of one word has that form too: what somebody may have typed is not asked here.
+    """
     return word if word and _CONSTANT.fullmatch(word) else None
 
 
@@ -63,11 +70,6 @@ def part_of(decode: Callable[[bytes | msgspec.Raw], T], raw: bytes | msgspec.Raw
         return decode(raw)
     except msgspec.ValidationError as error:
         raise failure_of(error).within(at) from error
-
-
-MOST_ITEMS = 1_000
-"""Items of one delivery. No provider names a limit; this many take some 30 ms to normalize, so
-that a batch of such deliveries stays far below the time between two polls of Kafka."""
 
 
 def items(found: list[msgspec.Raw], path: str) -> list[msgspec.Raw]:

@@ -350,7 +350,9 @@ def normalize(
     return [
         Statement(
             native_type=action,
-            natural_key=_natural_key(sent.object, process, meaning.findings, body),
+            natural_key=(
+                digest(body),
+            ),  # all of it is signed, and nothing in it is an id of the event
             subject=_subject(resource),
             native_status=constant(sent.object.status),
             category=meaning.category,
@@ -393,8 +395,9 @@ def _run(sent: _Object, resource: _Resource, glossary: Glossary) -> _Meaning:
     verdict = UNKNOWN_VERDICT
     if sent.status:
         verdict = glossary.verdict(_RUNS, sent.status, "object.status")
-    # The customer chooses these words when making the workflow: no table of ours can know them.
-    reasons: list[Reason] = [("other", constant(word) or "") for word in resource.reasons or ()]
+    # The customer chooses these words when making the workflow: no table of ours can know them,
+    # and anything may stand there.
+    reasons: list[Reason] = [("other", "") for _ in resource.reasons or ()]
     if verdict[0] == "error":
         kind = resource.error.type if resource.error is not None else None
         reasons.insert(0, ("technical.error", constant(kind) or ""))
@@ -554,20 +557,6 @@ def _moment(sent: _Object) -> Moment:
             (sent.started_at_iso8601, "started_at_iso8601"),
         )
     )
-
-
-def _natural_key(sent: _Object, process: str, findings: _Findings, body: bytes) -> tuple[str, ...]:
-    """Tell one statement from another, as there is no event id; all of the body is signed.
-
-    Not by the body where a time is given: published bodies of one shape differ in the order of
-    their fields, so a notification sent again may differ, too. Without a time a check completed
-    twice would be told apart by nothing else.
-    """
-    times = (sent.completed_at_iso8601 or "", sent.started_at_iso8601 or "")
-    if not any(times):
-        return (digest(body),)
-    found = (findings.result or "", findings.sub_result or "")
-    return (process, sent.id, sent.status or "", *times, *found)
 
 
 def _within(decoder: msgspec.json.Decoder[T], raw: msgspec.Raw, at: str) -> T | None:

@@ -218,13 +218,13 @@ _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 
 def _a(envelope: _Envelope, body: bytes) -> Statement:
     if _has_name(envelope):
-        raise Failure("inconsistent", path="$.name")
+        raise Failure("inconsistent", path="$.name", error_class="OtherForm")
     return _read(envelope.type, _EVENTS, _event, "$.type", body)
 
 
 def _b(envelope: _Envelope, body: bytes) -> Statement:
     if _has_type(envelope):
-        raise Failure("inconsistent", path="$.type")
+        raise Failure("inconsistent", path="$.type", error_class="OtherForm")
     return _read(envelope.name, _TRANSACTIONS, _transaction, "$.name", body)
 
 

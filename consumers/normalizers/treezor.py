@@ -36,6 +36,7 @@ from consumers.normalizers.native import (
     as_text,
     constant,
     digest,
+    first_moment,
     items,
     moment,
     part_of,
@@ -336,7 +337,7 @@ def _happened(text: str | None, sent: _Sent, path: str) -> Moment:
     """Take a signed time of the object; where it has none, the time of the delivery."""
     if not text or _NO_ZONE.fullmatch(text) or _ZERO_DATE.match(text):
         return sent.delivered
-    return moment(text, "object", path)
+    return first_moment((moment(text, "object", path), sent.delivered))
 
 
 # Reviews: https://docs.treezor.com/guide/user-verification/kyc-request.html
@@ -376,7 +377,9 @@ def _verdict_of(level: str, review: str, glossary: Glossary, of: str) -> Verdict
 
 
 def _level(level: str, glossary: Glossary, of: str) -> str | None:
-    return glossary.read(_LEVELS, level, f"{of}.kycLevel", "") or None if level else None
+    if not level:
+        return None
+    return glossary.read(_LEVELS, level, f"{of}.kycLevel", "") or None
 
 
 class _User(msgspec.Struct, rename="camel", gc=False):

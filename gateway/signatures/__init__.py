@@ -38,7 +38,8 @@ class Verified(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class Acknowledged(msgspec.Struct, frozen=True):
     """A request that is answered 200 and not stored, because it is no event; never a dropped one.
 
-    The one case: a subscription confirmation, which carries no signature and is for a person.
+    The one case: a subscription that is to be confirmed or has ended, which carries no signature
+    and is for a person.
     `detail` is one sentence for the log, without payload.
     """
 

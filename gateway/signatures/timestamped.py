@@ -14,7 +14,7 @@ from gateway.rejections import (
     Rejection,
 )
 from gateway.signatures import Key, Scheme, Signed, Verified
-from gateway.signatures.hmac_sha256 import decoded
+from gateway.signatures.hmac_sha256 import decoded, signer
 
 TOLERANCE_SECONDS = 300
 
@@ -64,7 +64,7 @@ class TimestampedHmac(Scheme):
             # A captured `{t}.{body}` is a text that was signed too: it must not pass as a body.
             if kind == "body" and not body.startswith(b"{"):
                 continue
-            key = self._signer(_message(kind, seconds, body), signatures)
+            key = signer(self._keys, _message(kind, seconds, body), *signatures)
             if key is not None:
                 return Verified(
                     scheme=self._scheme_of[kind],
@@ -109,14 +109,6 @@ class TimestampedHmac(Scheme):
         if not signatures:
             raise Rejection(SIGNATURE_MALFORMED, f"{self._header} holds no v1")
         return times[0], signatures
-
-    def _signer(self, message: bytes, signatures: Sequence[bytes]) -> Key | None:
-        """Find the key that made one of the signatures; the message is hashed once per key."""
-        for key in self._keys:
-            digest = hmac.digest(key.value, message, "sha256")
-            if any(hmac.compare_digest(digest, signature) for signature in signatures):
-                return key
-        return None
 
     def _freshness(self, kind: str, seconds: str, now: float) -> Literal["fresh", "stale", "none"]:
         """Judge the time; asked only after the signature, so that a guess learns nothing."""

@@ -88,9 +88,11 @@ class TreezorPayload(Scheme):
         The strict reading of everything comes last: a stranger's body must not cost it.
         """
         found = _read(body)
-        proven = found if isinstance(found, Acknowledged) else self._proven(found)
+        if isinstance(found, Acknowledged):
+            return found  # nothing of it is stored
+        proven = self._proven(found)
         undisputed(body, _BODY)
-        if not isinstance(found, Acknowledged) and found.message is not None:
+        if found.message is not None:
             undisputed(found.message, _MESSAGE)
         return proven
 
@@ -112,7 +114,7 @@ class TreezorPayload(Scheme):
         payload = _payload(event)
         key = signer(self._keys, payload, signature)
         if key is None:
-            key = signer(self._keys, _canonical(payload), signature)
+            key = signer(self._keys, php_json(payload), signature)
         if key is None:
             raise Rejection(SIGNATURE_MISMATCH, "no current secret gives this signature")
         return Verified(scheme=found.form, key_id=key.id, signed=payload)
@@ -215,13 +217,6 @@ def _payload(event: Members) -> bytes:
     if payload[:1] not in {b"{", b"["}:
         raise Rejection(BODY_MALFORMED, f"{PAYLOAD} is missing, or neither an object nor an array")
     return payload
-
-
-def _canonical(payload: bytes) -> bytes:
-    try:
-        return php_json(payload)
-    except ValueError:  # an escape that is none: nobody has read the strings yet
-        raise Rejection(BODY_MALFORMED, f"{PAYLOAD} holds a broken string") from None
 
 
 def _may_come_unsigned(event: Members) -> bool:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from typing import Any, NoReturn
+from typing import Any
 
 import msgspec
 
@@ -13,8 +13,9 @@ def members(text: bytes, where: str) -> dict[str, msgspec.Raw]:
     """Give the members of one JSON object, in order, each as its exact bytes without blanks around.
 
     This is the cheap look, for text that anybody may have sent; what rests on it must still pass
-    `undisputed`. Raises Rejection(body_malformed) for what is not UTF-8 or no JSON object.
-    `where` names the text in the refusal.
+    `undisputed`. Raises Rejection(body_malformed), and nothing else, for what is not UTF-8 or not
+    one complete JSON object: a byte order mark, NaN, a broken escape, half a surrogate pair,
+    nesting deeper than 1,024. `where` names the text in the refusal.
     """
     # The causes are left out: they hold parts of the text, and so payload.
     try:
@@ -24,23 +25,21 @@ def members(text: bytes, where: str) -> dict[str, msgspec.Raw]:
         raise Rejection(BODY_MALFORMED, f"{where} is not UTF-8") from None
     except RecursionError:
         raise Rejection(BODY_MALFORMED, f"{where} is nested too deep") from None
-    except (ValueError, msgspec.MsgspecError):
+    except msgspec.MsgspecError:
         raise Rejection(BODY_MALFORMED, f"{where} is not one complete JSON object") from None
 
 
 def undisputed(text: bytes, where: str) -> None:
     """Refuse what readers disagree about, at any depth, in a text whose `members` were taken.
 
-    Raises Rejection(body_malformed), and nothing else, for a byte order mark, NaN and infinities,
-    a name that stands twice in one object (however it is escaped), half a surrogate pair,
-    integers of more than 4,300 digits, and nesting deeper than Python's recursion limit.
+    Raises Rejection(body_malformed), and nothing else, for a name that stands twice in one object
+    (however it is escaped), floats beyond all bounds, integers of more than 4,300 digits, and
+    nesting deeper than Python's recursion limit.
     """
     try:
         _WHOLE.decode(text.decode())
     except RecursionError:
         raise Rejection(BODY_MALFORMED, f"{where} is nested too deep") from None
-    except UnicodeError:
-        raise Rejection(BODY_MALFORMED, f"{where} is not UTF-8") from None
     except _Disputed as error:
         raise Rejection(BODY_MALFORMED, f"{where} {error}") from None
     except ValueError:
@@ -63,10 +62,6 @@ def _no_name_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _not_json(_word: str) -> NoReturn:
-    raise _Disputed("holds NaN or an infinity")
-
-
 def _finite(text: str) -> float:
     number = float(text)
     if math.isinf(number):
@@ -76,7 +71,5 @@ def _finite(text: str) -> float:
 
 # msgspec is fast but takes the last of two equal names, and skips what it does not build; so
 # Python's parser reads everything once more before anything is accepted.
-_WHOLE = json.JSONDecoder(
-    object_pairs_hook=_no_name_twice, parse_constant=_not_json, parse_float=_finite
-)
+_WHOLE = json.JSONDecoder(object_pairs_hook=_no_name_twice, parse_float=_finite)
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
