@@ -116,6 +116,8 @@ def paid(payment_id, **said):
         "outcome": "pass",
         "is_final": True,
         "process_ref": payment_id,
+        "resource_type": "payment",
+        "resource_ref": payment_id,
         **said,
     }
 

@@ -98,12 +98,15 @@ DECLINED = (("payment.declined", ""),)
 
 
 def event_a(number, native_type, process_ref, **said):
+    kind = native_type.partition(".")[0]
     return {
         "native_type": native_type,
         "natural_key": (f"evt_{number:010d}", native_type),
         "provider_event_id": f"evt_{number:010d}",
-        "category": native_type.partition(".")[0],
+        "category": kind,
         "process_ref": process_ref,
+        "resource_type": kind,
+        "resource_ref": process_ref,
         "occurred_at": (1_679_529_600 + number) * 1000,
         "occurred_at_source": "event",
         "payment_amount_minor": 5000,
@@ -114,7 +117,8 @@ def event_a(number, native_type, process_ref, **said):
 
 def event_b(number, native_status, updated_minute, occurred_minute, **said):
     at = f"2024-04-{number:02d}T12:{{:02d}}:00Z".format
-    process = f"txn_{number:012d}"
+    process = said.get("process_ref", f"txn_{number:012d}")
+    kind = said.get("category", "payment")
     return {
         "native_type": f"transaction.{native_status}",
         "native_status": native_status,
@@ -122,6 +126,8 @@ def event_b(number, native_status, updated_minute, occurred_minute, **said):
         "provider_account": "123456",
         "category": "payment",
         "process_ref": process,
+        "resource_type": kind,
+        "resource_ref": process,
         "occurred_at": ms(at(occurred_minute)),
         "occurred_at_source": "object",
         "payment_currency": "USD",
@@ -270,8 +276,6 @@ ABOUT_A_PERSON = {
     "country": None,
     "corrected_fields": (),
     "attempt_ref": None,
-    "resource_type": None,
-    "resource_ref": None,
     "retry_allowed": None,
 }
 

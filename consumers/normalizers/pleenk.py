@@ -213,6 +213,8 @@ def _payment(element: msgspec.Raw) -> Statement:
         outcome=outcome,
         is_final=is_final,
         process_ref=reference(sent.payment_id, "$.data.paymentId"),
+        resource_type="payment",
+        resource_ref=sent.payment_id,
         unmapped=glossary.unmapped,
     )
 
