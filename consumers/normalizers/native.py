@@ -11,6 +11,7 @@ import msgspec
 from consumers.event import (
     Outcome,
     ReasonCode,
+    Statement,
     Status,
     Subject,
     SubjectKind,
@@ -72,11 +73,26 @@ def part_of(decode: Callable[[bytes | msgspec.Raw], T], raw: bytes | msgspec.Raw
         raise failure_of(error).within(at) from error
 
 
-def items(found: list[msgspec.Raw], path: str) -> list[msgspec.Raw]:
-    """Give a delivery's items; raises Failure of kind out_of_range where there are too many."""
+def each(
+    found: list[msgspec.Raw], at: str, read: Callable[[msgspec.Raw, int], Statement]
+) -> list[Statement | Failure]:
+    """Read each item of a delivery for itself: a bad one does not take the others along.
+
+    `read` gets an item and its position, and its failures have paths from the item on; `at` is
+    the array's. Raises Failure of kind out_of_range where there are too many.
+    """
     if len(found) > MOST_ITEMS:
-        raise Failure("out_of_range", path=path, error_class="TooManyItems")
-    return found
+        raise Failure("out_of_range", path=at, error_class="TooManyItems")
+    said: list[Statement | Failure] = []
+    for position, raw in enumerate(found):
+        try:
+            statement = read(raw, position)
+        except (Failure, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            said.append(failure_of(error).within(f"{at}[{position}]"))
+        else:
+            statement.item_index = position
+            said.append(statement)
+    return said
 
 
 def reference(value: str, path: str) -> str:

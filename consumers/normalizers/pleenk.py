@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from consumers.event import AgeMethod, Outcome, Statement, Status
-from consumers.failures import Failure, failure_of
+from consumers.failures import Failure
 from consumers.identity import KeyedBy
 from consumers.normalizers.native import (
     Glossary,
@@ -20,7 +20,7 @@ from consumers.normalizers.native import (
     Verdict,
     constant,
     digest,
-    items,
+    each,
     platform_user,
     reference,
 )
@@ -289,20 +289,10 @@ def normalize(
     provenance: Provenance,  # noqa: ARG001 - Pleenk says everything in the body
 ) -> Sequence[Statement | Failure]:
     """Say what a Pleenk delivery means: one statement or failure for each of its events."""
-    events = items(_decode(body).events, "$.events")
-    return [_item(index, element) for index, element in enumerate(events)]
+    return each(_decode(body).events, "$.events", _statement)
 
 
-def _item(index: int, element: msgspec.Raw) -> Statement | Failure:
-    try:
-        statement = _statement(element)
-    except (Failure, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        return failure_of(error).within(f"$.events[{index}]")
-    statement.item_index = index
-    return statement
-
-
-def _statement(element: msgspec.Raw) -> Statement:
+def _statement(element: msgspec.Raw, _position: int) -> Statement:
     name = _decode_named(element).event_type
     kind = _KINDS.get(name) if isinstance(name, str) else None
     if kind is None:

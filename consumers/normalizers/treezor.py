@@ -9,6 +9,7 @@ https://docs.treezor.com/guide/user-verification/events.html
 import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -36,8 +37,8 @@ from consumers.normalizers.native import (
     as_text,
     constant,
     digest,
+    each,
     first_moment,
-    items,
     moment,
     part_of,
     provider_user,
@@ -210,7 +211,6 @@ class _Sent(msgspec.Struct, frozen=True, gc=False):
             occurred_at=occurred_at,
             occurred_at_source=source,
             methods=self.methods,
-            item_index=position,
         )
 
     def _natural_key(self, position: int) -> tuple[str, ...]:
@@ -403,14 +403,15 @@ _decode_users = msgspec.json.Decoder(_Users).decode
 
 def _users(sent: _Sent) -> list[Statement | Failure]:
     found = part_of(_decode_users, sent.payload, f"{sent.at}.object_payload").users
-    return _each(found, _user, sent, "users")
+    return _all_of(
+        sent, found, "users", _user, lambda said: said.subject.id if said.subject else ""
+    )
 
 
-def _user(raw: bytes, sent: _Sent, position: int, at: str) -> tuple[str, Statement]:
-    user = part_of(_decode_user, raw, at)
+def _user(sent: _Sent, raw: msgspec.Raw, position: int) -> Statement:
+    user = _decode_user(raw)
     glossary = Glossary()
     of = "object_payload.users"
-    user_id = as_text(user.user_id)
     level, review = as_text(user.kyc_level), as_text(user.kyc_review)
     native_status = review
     if user.user_status == "CANCELED":
@@ -422,7 +423,7 @@ def _user(raw: bytes, sent: _Sent, position: int, at: str) -> tuple[str, Stateme
         verdict = _verdict_of(level, review, glossary, of)
     assurance_level = _level(level, glossary, of)
     statement = sent.statement(verdict, sent.delivered, position)
-    statement.subject = provider_user(user_id, f"{at}.userId")
+    statement.subject = provider_user(as_text(user.user_id), "$.userId")
     statement.provider_account = constant(as_text(user.client_id))
     statement.native_status = constant(native_status)
     # Other types of user are companies and bodies; which number is which was not readable.
@@ -432,7 +433,7 @@ def _user(raw: bytes, sent: _Sent, position: int, at: str) -> tuple[str, Stateme
     statement.country = glossary.country(user.distribution_country, f"{of}.distributionCountry")
     statement.attributes = _attributes(code_status=as_text(user.code_status))
     statement.unmapped = glossary.unmapped
-    return user_id, statement
+    return statement
 
 
 class _Kyc(msgspec.Struct, rename="camel", gc=False):
@@ -551,26 +552,25 @@ _DOCUMENT_TYPES: Mapping[str, DocumentType] = {
 
 def _documents(sent: _Sent) -> list[Statement | Failure]:
     found = part_of(_decode_documents, sent.payload, f"{sent.at}.object_payload").documents
-    return _each(found, _document, sent, "documents")
+    return _all_of(sent, found, "documents", _document, lambda said: said.resource_ref)
 
 
-def _document(raw: bytes, sent: _Sent, position: int, at: str) -> tuple[str, Statement]:
-    document = part_of(_decode_document, raw, at)
+def _document(sent: _Sent, raw: msgspec.Raw, position: int) -> Statement:
+    document = _decode_document(raw)
     glossary = Glossary()
     of = "object_payload.documents"
-    document_id = as_text(document.document_id)
     native_status = as_text(document.document_status)
     verdict = glossary.verdict(_DOCUMENT_VERDICTS, native_status, f"{of}.documentStatus")
     statement = sent.statement(verdict, sent.delivered, position)
-    statement.subject = provider_user(as_text(document.user_id), f"{at}.userId")
+    statement.subject = provider_user(as_text(document.user_id), "$.userId")
     statement.provider_account = constant(as_text(document.client_id))
     statement.native_status = constant(native_status)
     statement.resource_type = "document"
-    statement.resource_ref = reference(document_id, f"{at}.documentId")
+    statement.resource_ref = reference(as_text(document.document_id), "$.documentId")
     statement.document_type = _document_type(document, glossary, of)
     statement.attributes = _attributes(code_status=as_text(document.code_status))
     statement.unmapped = glossary.unmapped
-    return document_id, statement
+    return statement
 
 
 def _document_type(document: _Document, glossary: Glossary, of: str) -> DocumentType | None:
@@ -769,34 +769,26 @@ _READERS: Mapping[_Family, Callable[[_Sent], list[Statement | Failure]]] = {
 }
 
 
-def _each(
-    sent_items: list[msgspec.Raw],
-    read: Callable[[bytes, _Sent, int, str], tuple[str, Statement]],
+def _all_of(
     sent: _Sent,
+    found: list[msgspec.Raw],
     name: str,
+    read: Callable[[_Sent, msgspec.Raw, int], Statement],
+    id_of: Callable[[Statement], str | None],
 ) -> list[Statement | Failure]:
-    """Read each item for itself; a bad one does not take the others along.
+    """Read the items of an array.
 
     Which of several items object_id names is not documented: it must be one of them, unless it
     may be one that cannot be read.
     """
-    at = f"{sent.at}.object_payload.{name}"
-    read_ids: list[str] = []
-    said: list[Statement | Failure] = []
-    for position, raw in enumerate(items(sent_items, at)):
-        try:
-            item_id, statement = read(bytes(raw), sent, position, f"{at}[{position}]")
-        except Failure as failure:
-            said.append(failure)
-        else:
-            read_ids.append(item_id)
-            said.append(statement)
-    if read_ids and len(read_ids) == len(said):
-        _agree(sent, *read_ids)
+    said = each(found, f"{sent.at}.object_payload.{name}", partial(read, sent))
+    ids = [id_of(statement) for statement in said if isinstance(statement, Statement)]
+    if ids and len(ids) == len(said):
+        _agree(sent, *ids)
     return said
 
 
-def _agree(sent: _Sent, *ids: str) -> None:
+def _agree(sent: _Sent, *ids: str | None) -> None:
     if sent.object_id not in ids:
         raise Failure("inconsistent", path=f"{sent.at}.object_id", error_class="OtherObject")
 
