@@ -299,7 +299,7 @@ def gateway() -> Iterator[Json]:
     yield graph(
         "Gateway: requests by result",
         "stored: Kafka has it. rejected: refused for good reason. unavailable: 503, the provider "
-        "sends again. error: a bug of ours, its log line has the stack trace. handed to Kafka "
+        "sends again. error: a bug of ours, its log line has the place. handed to Kafka "
         "(all providers) above stored: Kafka does not acknowledge.",
         "reqps",
         query(f"sum by (result) ({rate(REQUESTS, PROVIDER)})", "{{result}}"),

@@ -74,7 +74,7 @@ def _declared(registry: CollectorRegistry) -> list[Metric]:
 
 TO_DO: Mapping[str, str] = {
     "verihook_webhook_requests_total": "`unavailable`: the provider sends again; look at Kafka. "
-    "`error`: a bug, its log line has the delivery id and the stack trace.",
+    "`error`: a bug, its log line has the delivery id and the place in the code.",
     "verihook_webhook_request_duration_seconds": "Compare with `verihook_produce_ack_seconds`: "
     "what is not Kafka's part is slow senders or a process without CPU.",
     "verihook_webhook_requests_in_progress": "Rising without more requests: Kafka or the senders "

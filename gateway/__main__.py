@@ -52,9 +52,7 @@ def serve(
 def send(
     provider: Annotated[str, typer.Argument(help="One of the registered providers.")],
     what: Annotated[str, typer.Argument(help="The name of a fixture, or a FILE with a body.")],
-    url: Annotated[
-        str, typer.Option(help="Where to, path token included.", envvar="GATEWAY_URL")
-    ] = "",
+    url: Annotated[str, typer.Option(help="Where to, path token included.")] = "",
     secret_file: Annotated[
         Path | None,
         typer.Option(help="File with the secret, or the private key; else <PROVIDER>_SECRET."),
