@@ -1,5 +1,6 @@
 """python -m consumers run | explain | tail."""
 
+import enum
 import os
 import sys
 import threading
@@ -24,6 +25,16 @@ from gateway.process import (
     on_stop_signals,
     start_logging,
 )
+
+
+class Authenticity(enum.StrEnum):
+    """What a body to explain was proven by."""
+
+    PROVEN = ""
+    SIGNED = "signed"
+    TOKEN = "token"  # noqa: S105 - a word of the event's field
+    UNSIGNED = "unsigned"
+
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -62,6 +73,9 @@ def explain(
         str,
         typer.Option(help="The gateway's scheme, where it tells how to read; else what fits."),
     ] = "",
+    authenticity: Annotated[
+        Authenticity, typer.Option(help="What it was proven by; else what its scheme would prove.")
+    ] = Authenticity.PROVEN,
 ) -> None:
     """Show how a body maps, without Kafka; nothing is verified, ids are made with EVENT_KEY.
 
@@ -80,6 +94,7 @@ def explain(
         endpoint=endpoint or provider,
         received_at=int(time.time() * 1000),
         scheme=scheme,
+        authenticity=authenticity.value,
     )
     for number, event in enumerate(fate.events):
         if as_json:

@@ -13,25 +13,41 @@ from gateway.process import ConfigurationError
 
 
 def fate_of(
-    provider: str, body: bytes, keys: Keys, *, endpoint: str, received_at: int, scheme: str = ""
+    provider: str,
+    body: bytes,
+    keys: Keys,
+    *,
+    endpoint: str,
+    received_at: int,
+    scheme: str = "",
+    authenticity: str = "",
 ) -> Fate:
     """Decide the fate of a body as if it had been the first raw record of its topic.
 
-    `received_at` is in milliseconds since the epoch. The body counts as signed: nothing here
-    verifies it. Without a scheme, the provider's are tried and the first that fits is taken.
-    Raises ConfigurationError for a provider there is no normalizer for, and for a scheme that
-    the provider does not have.
+    `received_at` is in milliseconds since the epoch. Nothing here verifies the body: it counts as
+    what `authenticity` says, else as what its scheme would prove. Without a scheme, the
+    provider's are tried and the first that fits is taken. Raises ConfigurationError for a
+    provider there is no normalizer for, and for a scheme that the provider does not have.
     """
     if provider not in NORMALIZERS:
         known = ", ".join(sorted(NORMALIZERS))
         raise ConfigurationError(f"there is no normalizer for {provider}; there are {known}")
     normalizer = NORMALIZERS[provider]
-    if scheme and normalizer.SCHEMES and scheme not in normalizer.SCHEMES:
-        known = ", ".join(normalizer.SCHEMES)
+    if scheme and scheme not in normalizer.SCHEMES:
+        known = ", ".join(normalizer.SCHEMES) or "none that matters here"
         raise ConfigurationError(f"{provider} has no scheme {scheme}; there are {known}")
     fates = Fates(provider, normalizer, encoder(single_object_prefix()), keys)
     found = [
-        fates.decide(_record(provider, body, endpoint, received_at, form))
+        fates.decide(
+            _record(
+                provider,
+                body,
+                endpoint,
+                received_at,
+                form,
+                authenticity or ("token" if form.endswith("-bearer") else "signed"),
+            )
+        )
         for form in ([scheme] if scheme else normalizer.SCHEMES or [""])
     ]
     return min(found, key=_misfit)
@@ -44,13 +60,15 @@ def _misfit(fate: Fate) -> int:
     return 2 if fate.failure.error_class == "OtherForm" else 1
 
 
-def _record(provider: str, body: bytes, endpoint: str, received_at: int, scheme: str) -> Record:
+def _record(
+    provider: str, body: bytes, endpoint: str, received_at: int, scheme: str, authenticity: str
+) -> Record:
     provenance = Provenance(
         endpoint=endpoint,
         provider=provider,
         received_at=received_at,
         delivery_id="0" * 32,
-        authenticity="signed",
+        authenticity=authenticity,
         scheme=scheme,
         key_id="default",
         environment="sandbox",

@@ -619,8 +619,7 @@ class Demonstration:
         running = self._pipeline.running
         python = shown(Path(sys.executable))
         cluster = f"KAFKA_BOOTSTRAP_SERVERS={running.bootstrap} TOPIC_PREFIX={PREFIX}"
-        provider = ENDPOINTS[0].provider
-        case = next(iter(fixtures(provider))).case
+        provider, case = "veriff", "decision-approved"
         body = f"tests/fixtures/{provider}/{case}/body.raw"
         topics = f"{PREFIX}raw.<provider>, {PREFIX}dlq.<provider>, {output_topic(PREFIX)}"
         lines = [

@@ -91,8 +91,8 @@ TO_DO: Mapping[str, str] = {
     "verihook_produce_ack_seconds": "Look at the brokers, the replicas and the way to them.",
     "verihook_produce_queue_records": "Growing: Kafka takes less than comes in.",
     "verihook_configuration_reloads_total": "`failed`: read the log line, mend the file.",
-    "verihook_records_consumed_total": "`other` rising: a webhook the mapping does not know; its "
-    "records are dead letters.",
+    "verihook_records_consumed_total": "`other` rising: webhooks the mapping does not know, which "
+    "are dead letters, or (Treezor) events of other products, which are ignored: compare.",
     "verihook_events_normalized_total": "Nothing, while the gateway stores: see the lag.",
     "verihook_normalize_failures_total": "`python -m consumers explain` on the record's bytes "
     "shows where it fails and why; mend the mapping.",

@@ -55,7 +55,7 @@ def send(
     url: Annotated[str, typer.Option(help="Where to, path token included.")] = "",
     secret_file: Annotated[
         Path | None,
-        typer.Option(help="File with the secret, or the private key; else <PROVIDER>_SECRET."),
+        typer.Option(help="File with the secret (else <PROVIDER>_SECRET) or the private key."),
     ] = None,
     endpoint: Annotated[
         str, typer.Option(help="Which endpoint; else the one named as the provider.")
@@ -86,16 +86,16 @@ def send(
         secret = read_secret_file(secret_file, "--secret-file")
     elif PROVIDERS[provider].key_pairs is None and os.environ.get(variable):
         secret = os.environ[variable]
-    elif RUN_FILE.exists():
+    elif RUN_FILE.exists() and not url:
         if options and not endpoint:
             chosen = ", ".join(f"{name}={value}" for name, value in options.items())
             raise ConfigurationError(f"name the endpoint that has {chosen} with --endpoint")
-        found_url, secret = of_the_run(endpoint or provider)
-        target = url or found_url
+        target, secret = of_the_run(endpoint or provider)
     else:
+        source = f"set {variable}, " if PROVIDERS[provider].key_pairs is None else ""
         raise ConfigurationError(
-            f"there is no secret to sign with: set {variable}, give --secret-file, or start "
-            "`make run`"
+            f"there is nothing to sign with: {source}give --secret-file, or start `make run` and "
+            "leave --url out"
         )
     headers, body = signed(provider, secret, headers, body, options)
     answer = post(target, headers, body)

@@ -70,6 +70,10 @@ def load_endpoints(environ: Mapping[str, str]) -> Endpoints:
         endpoints = _from_file(Path(environ["GATEWAY_ENDPOINTS"]), files)
     else:
         endpoints = _from_environment(environ, files)
+    if not endpoints and environ.get("GATEWAY_ENDPOINTS"):
+        raise ConfigurationError(
+            f"{environ['GATEWAY_ENDPOINTS']} (GATEWAY_ENDPOINTS) holds no [[endpoint]]; give one"
+        )
     if not endpoints:
         wanted = ", ".join(_variables(provider)[0] for provider in PROVIDERS.values())
         raise ConfigurationError(
@@ -121,7 +125,7 @@ def _environment_keys(
     for name in (*_secret_variables(prefix), _public_keys_variable(prefix)):
         if name in environ and name not in known:
             raise ConfigurationError(
-                f"{name} is set, but {provider.title} has no such thing; set {known[0]}"
+                f"{name} is set, but {provider.title} has no such thing; unset it, use {known[0]}"
             )
     given = [name for name in known if name in environ]
     if not given:

@@ -271,7 +271,7 @@ class Webhooks:
         kind = f"{endpoint.name} {acknowledged.reason} {acknowledged.detail}"
         held = self._notes.admit(kind, time.monotonic())
         if held is not None:
-            log.info(
+            log.warning(
                 "acknowledged",
                 endpoint=endpoint.name,
                 reason=acknowledged.reason,

@@ -79,6 +79,18 @@ def test_explain_tells_what_is_wrong_under_the_form_that_fits():
     assert fate.failure.path == "$.webhook.object_id"
 
 
+def test_explain_can_be_told_what_a_body_was_proven_by():
+    """An unsigned review is never final; a token is what contract B proves."""
+    found = fixture("treezor", "kycreview-result")
+    for words, final in (([], True), (["--authenticity", "unsigned"], False)):
+        code, out, _ = consumers("explain", "treezor", "-", "--json", *words, stdin=found.body)
+        assert (code, json.loads(out)["is_final"]) == (0, final)
+    body = fixture("plexy", "transaction-charged").body
+    _, out, _ = consumers("explain", "plexy", "-", "--json", stdin=body)
+    assert json.loads(out)["authenticity"] == "token"
+    assert consumers("explain", "veriff", "-", "--scheme", "foo", stdin=b"{}")[0] == 2
+
+
 def test_explain_says_why_not():
     """A body that would be a dead letter is named so, without its content, and exits 1."""
     body = b'{"eventType": "Jane Doe", "x": "Jane Doe"}'

@@ -60,7 +60,7 @@ def test_a_provider_is_told_of_wherever_people_look(provider):
     assert not [case for case in untold if not any(f"-{case}".endswith(end) for end in words)]
     port = FIRST_CONSUMER_ADMIN_PORT + list(PROVIDERS).index(provider.name)
     scraped = (ROOT / "deploy/prometheus/prometheus.yml").read_text()
-    assert f"127.0.0.1:{port}  # {provider.name}\n" in scraped
+    assert f"127.0.0.1:{port}  # {provider.name}\n" in scraped, "the ports follow the register"
 
 
 @pytest.mark.parametrize("fixture", fixtures(), ids=lambda found: f"{found.provider}-{found.case}")

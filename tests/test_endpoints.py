@@ -383,7 +383,7 @@ def test_an_endpoint_can_take_its_secrets_from_a_file(written):
 
 HEAD = endpoint_table().removesuffix(SECRETS)
 BAD_ENDPOINTS = {
-    "nothing": ("", "no endpoint"),
+    "nothing": ("", "holds no [[endpoint]]"),
     "not TOML": ("[[endpoint", "TOML"),
     "an unknown table": (endpoint_table().replace("endpoint", "endpiont"), "'endpoint'"),
     "an unknown key": (endpoint_table(enviroment="sandbox"), "did you mean 'environment'?"),
