@@ -30,7 +30,14 @@ from consumers.codec import decode
 from consumers.event import VerificationEvent
 from consumers.tail import COLUMNS, table_row
 from deploy.child import HOST, LOCAL, CannotRun, Child, port_or_free, shown
-from deploy.endpoints import ENDPOINTS, DemoEndpoint, make_endpoint, write_endpoints, write_private
+from deploy.endpoints import (
+    ENDPOINTS,
+    DemoEndpoint,
+    endpoint_for,
+    make_endpoint,
+    write_endpoints,
+    write_private,
+)
 from deploy.kafka import DEFAULT_PORT, Kafka
 from deploy.topics import Cluster, plan, single_copy, wanted_topics
 from gateway.delivery import dead_topic, output_topic
@@ -455,10 +462,8 @@ class Demonstration:
     def run(self) -> bool:
         """Send everything and tell whether every delivery became exactly its events."""
         deliveries = [
-            Sent(endpoint=endpoint, fixture=fixture, events=_expected(fixture))
-            for endpoint in ENDPOINTS
-            for fixture in fixtures(endpoint.provider)
-            if endpoint.options == fixture.options
+            Sent(endpoint=endpoint_for(fixture), fixture=fixture, events=_expected(fixture))
+            for fixture in fixtures()
         ]
         if not deliveries:
             raise CannotRun("there are no fixtures to send under tests/fixtures")
