@@ -178,13 +178,19 @@ class Admin:
     """The admin address of one process: /metrics, /livez, /readyz; its own thread.
 
     /livez never looks at Kafka: a restart does not mend a broker. /readyz?verbose names what
-    is not ready. `actions` are further POST paths, each answering with one line of text.
+    is not ready. `actions` are further POST paths, each answering with one line of text; they
+    are called in threads of this address, never two at once. A browser may not POST.
     """
 
-    def __init__(self, address: Address, registry: CollectorRegistry, readiness: Readiness) -> None:
-        handler = _handler(registry, readiness)
+    def __init__(
+        self,
+        address: Address,
+        registry: CollectorRegistry,
+        readiness: Readiness,
+        actions: Mapping[str, Callable[[], str]] | None = None,
+    ) -> None:
         try:
-            self._server = _AdminServer((address.host, address.port), handler)
+            self._server = _AdminServer(address, registry, readiness, actions or {})
         except OSError as error:
             raise ConfigurationError(
                 f"cannot listen on {address} for metrics and health: {error.strerror}; "
@@ -209,6 +215,19 @@ class _AdminServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 16
 
+    def __init__(
+        self,
+        address: Address,
+        registry: CollectorRegistry,
+        readiness: Readiness,
+        actions: Mapping[str, Callable[[], str]],
+    ) -> None:
+        self.registry = registry
+        self.readiness = readiness
+        self.actions = actions
+        self.acting = threading.Lock()
+        super().__init__((address.host, address.port), _Answering)
+
     def server_bind(self) -> None:
         # The base class asks the resolver for the host's name here, which can hang for seconds.
         self.socket.bind(self.server_address)
@@ -220,40 +239,63 @@ class _AdminServer(ThreadingHTTPServer):
         """A scraper that went away is no event of ours."""
 
 
-def _handler(registry: CollectorRegistry, readiness: Readiness) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        server_version = "verihook"
-        sys_version = ""
-        timeout = 10
+_PAGES = frozenset({"/metrics", "/livez", "/ping", "/readyz", "/ready"})
 
-        def do_GET(self) -> None:
-            path, _, query = self.path.partition("?")
-            match path:
-                case "/metrics":
-                    encode, content_type = choose_encoder(self.headers.get("Accept", ""))
-                    self._answer(200, encode(registry), content_type)
-                case "/livez" | "/ping":
-                    self._answer(200, b"live\n")
-                case "/readyz" | "/ready":
-                    problems = readiness.problems()
-                    text = "ready\n" if not problems else "not ready\n"
-                    if "verbose" in query:
-                        text += "".join(f"{name}: {why}\n" for name, why in problems.items())
-                    self._answer(503 if problems else 200, text.encode())
-                case _:
-                    self._answer(404, b"try /metrics, /livez or /readyz\n")
 
-        def _answer(self, code: int, body: bytes, content_type: str = "text/plain") -> None:
-            self.send_response(code)
-            self.send_header("Content-Type", content_type)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+class _Answering(BaseHTTPRequestHandler):
+    server: _AdminServer
+    server_version = "verihook"
+    sys_version = ""
+    timeout = 10
 
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base's name
-            """Scrapes are not news."""
+    def do_GET(self) -> None:
+        path, _, query = self.path.partition("?")
+        match path:
+            case "/metrics":
+                encode, content_type = choose_encoder(self.headers.get("Accept", ""))
+                self._answer(200, encode(self.server.registry), content_type)
+            case "/livez" | "/ping":
+                self._answer(200, b"live\n")
+            case "/readyz" | "/ready":
+                problems = self.server.readiness.problems()
+                text = "ready\n" if not problems else "not ready\n"
+                if "verbose" in query:
+                    text += "".join(f"{name}: {why}\n" for name, why in problems.items())
+                self._answer(503 if problems else 200, text.encode())
+            case _ if path in self.server.actions:
+                self._answer(405, b"this is done by POST\n", allow="POST")
+            case _:
+                self._answer(404, b"try /metrics, /livez or /readyz\n")
 
-    return Handler
+    def do_POST(self) -> None:
+        path = self.path.partition("?")[0]
+        act = self.server.actions.get(path)
+        if act is None and path in _PAGES:
+            self._answer(405, b"this is read by GET\n", allow="GET")
+        elif act is None:
+            known = ", ".join(sorted(self.server.actions)) or "nothing"
+            self._answer(404, f"here one can POST to {known}\n".encode())
+        elif "Origin" in self.headers:
+            # A page that somebody on this machine looks at could do it otherwise.
+            self._answer(403, b"no page in a browser may do this\n")
+        else:
+            with self.server.acting:
+                said = act()
+            self._answer(200, f"{said}\n".encode())
+
+    def _answer(
+        self, code: int, body: bytes, content_type: str = "text/plain", allow: str = ""
+    ) -> None:
+        self.send_response(code)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        if allow:
+            self.send_header("Allow", allow)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base's name
+        """Scrapes are not news."""
 
 
 def on_stop_signals(stop: Callable[[], object]) -> None:
