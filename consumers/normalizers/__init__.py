@@ -32,6 +32,9 @@ class Normalizer(Protocol):
     SCHEMES: tuple[str, ...]
     """The gateway's schemes that tell how a body is to be read; empty where none matters."""
 
+    RETRIED_FOR_DAYS: int
+    """How long the provider may send one delivery again: duplicates are told for a day more."""
+
     def normalize(self, body: bytes, provenance: Provenance) -> Normalized:
         """Say what a raw body means. Raises Failure, or a msgspec error, if it cannot be read."""
         ...

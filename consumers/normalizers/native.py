@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 import msgspec
 
@@ -21,6 +21,7 @@ from consumers.event import (
 from consumers.failures import Failure, failure_of
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 _CONSTANT = re.compile(r"[A-Za-z0-9_.:/-]{1,64}")
 _REFERENCE = re.compile(r"[A-Za-z0-9_.:/-]{1,128}")
@@ -65,6 +66,16 @@ def digest(raw: bytes | msgspec.Raw) -> str:
     return hashlib.sha256(raw).hexdigest()
 
 
+def reading(native_type: str, read: Callable[P, T], *given: P.args, **named: P.kwargs) -> T:
+    """Read what is known to be of this type: whatever is raised names the type."""
+    try:
+        return read(*given, **named)
+    except Exception as error:
+        if getattr(error, "native_type", None) is None:
+            error.native_type = native_type  # type: ignore[attr-defined] # any exception takes one
+        raise
+
+
 def part_of(decode: Callable[[bytes | msgspec.Raw], T], raw: bytes | msgspec.Raw, at: str) -> T:
     """Decode the part of a delivery that stands at `at`; a Failure names the place in the whole."""
     try:
@@ -74,12 +85,16 @@ def part_of(decode: Callable[[bytes | msgspec.Raw], T], raw: bytes | msgspec.Raw
 
 
 def each(
-    found: list[msgspec.Raw], at: str, read: Callable[[msgspec.Raw, int], Statement]
+    found: list[msgspec.Raw],
+    at: str,
+    read: Callable[[msgspec.Raw, int], Statement],
+    native_type: str | None = None,
 ) -> list[Statement | Failure]:
     """Read each item of a delivery for itself: a bad one does not take the others along.
 
     `read` gets an item and its position, and its failures have paths from the item on; `at` is
-    the array's. Raises Failure of kind out_of_range where there are too many.
+    the array's; `native_type` is the items', where they are all of one that is known before
+    they are read. Raises Failure of kind out_of_range where there are too many.
     """
     if len(found) > MOST_ITEMS:
         raise Failure("out_of_range", path=at, error_class="TooManyItems")
@@ -88,7 +103,9 @@ def each(
         try:
             statement = read(raw, position)
         except (Failure, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            said.append(failure_of(error).within(f"{at}[{position}]"))
+            failure = failure_of(error).within(f"{at}[{position}]")
+            failure.native_type = failure.native_type or native_type
+            said.append(failure)
         else:
             statement.item_index = position
             said.append(statement)

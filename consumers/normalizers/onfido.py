@@ -39,6 +39,7 @@ from consumers.normalizers.native import (
     part_of,
     platform_user,
     provider_user,
+    reading,
     reference,
 )
 from gateway.delivery import Provenance
@@ -49,6 +50,9 @@ REVISION = 1
 
 KEYED_BY: KeyedBy = "process"
 SCHEMES: tuple[str, ...] = ()
+
+# How long is not documented where we could read it: the longest known of others.
+RETRIED_FOR_DAYS = 7
 
 RUN_COMPLETED = "workflow_run.completed"
 MATCHES_UPDATED = "watchlist_monitor.matches_updated"
@@ -335,6 +339,10 @@ def normalize(
         raise Failure("unknown_type", path="$.payload.action")
     if action in _IGNORED:
         return Ignored(reason=_IGNORED[action], native_type=action)
+    return [reading(action, _statement, action, body)]
+
+
+def _statement(action: str, body: bytes) -> Statement:
     sent = _decode(body).payload
     resource = _within(_RESOURCE, sent.resource, "$.payload.resource") or _Resource()
     glossary = Glossary()
@@ -347,32 +355,28 @@ def normalize(
         outcome = "none"
     occurred_at, source = _moment(sent.object)
     document_type, document_country = _document(meaning, glossary)
-    return [
-        Statement(
-            native_type=action,
-            natural_key=(
-                digest(body),
-            ),  # all of it is signed, and nothing in it is an id of the event
-            subject=_subject(resource),
-            native_status=constant(sent.object.status),
-            category=meaning.category,
-            status=status,
-            outcome=outcome,
-            is_final=is_final,
-            reasons=meaning.reasons,
-            subject_type="person",
-            process_ref=process,
-            resource_type=meaning.resource_type,
-            resource_ref=reference(sent.object.id, "$.payload.object.id") if is_part else None,
-            occurred_at=occurred_at,
-            occurred_at_source=source,
-            methods=meaning.methods,
-            document_type=document_type,
-            document_country=document_country,
-            attributes=meaning.attributes,
-            unmapped=glossary.unmapped,
-        )
-    ]
+    return Statement(
+        native_type=action,
+        natural_key=(digest(body),),  # all of it is signed, and nothing in it is an id of the event
+        subject=_subject(resource),
+        native_status=constant(sent.object.status),
+        category=meaning.category,
+        status=status,
+        outcome=outcome,
+        is_final=is_final,
+        reasons=meaning.reasons,
+        subject_type="person",
+        process_ref=process,
+        resource_type=meaning.resource_type,
+        resource_ref=reference(sent.object.id, "$.payload.object.id") if is_part else None,
+        occurred_at=occurred_at,
+        occurred_at_source=source,
+        methods=meaning.methods,
+        document_type=document_type,
+        document_country=document_country,
+        attributes=meaning.attributes,
+        unmapped=glossary.unmapped,
+    )
 
 
 def _meaning(action: str, sent: _Payload, resource: _Resource, glossary: Glossary) -> _Meaning:

@@ -27,6 +27,7 @@ from consumers.normalizers.native import (
     constant,
     moment_of,
     platform_user,
+    reading,
     reference,
 )
 from gateway.delivery import Provenance
@@ -40,6 +41,9 @@ NATIVE_TYPES = frozenset({STATUS_CHANGE, DOCUMENT_CHANGE})
 
 KEYED_BY: KeyedBy = "process"
 SCHEMES: tuple[str, ...] = ()
+
+# 55 attempts in about a week: https://docs.pawapass.com/api-reference/verifications/callback
+RETRIED_FOR_DAYS = 7
 
 
 class _Requirement(msgspec.Struct, gc=False):
@@ -140,6 +144,10 @@ def normalize(
     native_type = _decode_envelope(body).type
     if not isinstance(native_type, str) or native_type not in NATIVE_TYPES:
         raise Failure("unknown_type", path="$.type")
+    return [reading(native_type, _statement, native_type, body)]
+
+
+def _statement(native_type: str, body: bytes) -> Statement:
     notification = _decode(body)
     verification = notification.data
     glossary = Glossary()
@@ -179,32 +187,30 @@ def normalize(
     country = glossary.country(verification.country, "data.country")
     occurred_at, source = moment_of(notification.created_at, "event")
 
-    return [
-        Statement(
-            native_type=native_type,
-            natural_key=(notification.notification_id, verification.status),
-            subject=platform_user(verification.external_id, "$.data.externalId"),
-            provider_event_id=reference(notification.notification_id, "$.notificationId"),
-            native_status=constant(verification.status),
-            category=category,
-            status=status,
-            outcome=outcome,
-            is_final=is_final,
-            reasons=reasons,
-            subject_type="person",
-            process_ref=reference(verification.id, "$.data.id"),
-            occurred_at=occurred_at,
-            occurred_at_source=source,
-            methods=tuple(dict.fromkeys(methods)),
-            age_min=age_min,
-            age_max=age_max,
-            age_method=age_method,
-            document_type=document_type,
-            document_country=document_country,
-            country=country,
-            unmapped=glossary.unmapped,
-        )
-    ]
+    return Statement(
+        native_type=native_type,
+        natural_key=(notification.notification_id, verification.status),
+        subject=platform_user(verification.external_id, "$.data.externalId"),
+        provider_event_id=reference(notification.notification_id, "$.notificationId"),
+        native_status=constant(verification.status),
+        category=category,
+        status=status,
+        outcome=outcome,
+        is_final=is_final,
+        reasons=reasons,
+        subject_type="person",
+        process_ref=reference(verification.id, "$.data.id"),
+        occurred_at=occurred_at,
+        occurred_at_source=source,
+        methods=tuple(dict.fromkeys(methods)),
+        age_min=age_min,
+        age_max=age_max,
+        age_method=age_method,
+        document_type=document_type,
+        document_country=document_country,
+        country=country,
+        unmapped=glossary.unmapped,
+    )
 
 
 def _reasons(verification: _Verification, glossary: Glossary) -> tuple[Reason, ...]:

@@ -22,6 +22,7 @@ from consumers.normalizers.native import (
     digest,
     each,
     platform_user,
+    reading,
     reference,
 )
 from gateway.delivery import Provenance
@@ -36,6 +37,9 @@ NATIVE_TYPES = frozenset({APPROVE, PAYMENT, USER})
 
 KEYED_BY: KeyedBy = "process"
 SCHEMES: tuple[str, ...] = ()
+
+# Neither retries nor their end are documented publicly: the longest known of others.
+RETRIED_FOR_DAYS = 7
 
 
 # Approve: https://developers.pleenk.com/docs/webhook-notification
@@ -297,7 +301,10 @@ def _statement(element: msgspec.Raw, _position: int) -> Statement:
     kind = _KINDS.get(name) if isinstance(name, str) else None
     if kind is None:
         raise Failure("unknown_type", path="$.eventType")
-    tag, read = kind
+    return reading(name, _read, element, *kind)
+
+
+def _read(element: msgspec.Raw, tag: str, read: Callable[[msgspec.Raw], Statement]) -> Statement:
     # It repeats the type in other words; where it is missing nothing is contradicted.
     found = _decode_tagged(element).data.type
     if found is not None and found != tag:

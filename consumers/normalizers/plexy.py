@@ -24,6 +24,7 @@ from consumers.normalizers.native import (
     constant,
     first_moment,
     moment,
+    reading,
     reference,
 )
 from gateway.delivery import Provenance
@@ -32,6 +33,10 @@ REVISION = 1
 
 KEYED_BY: KeyedBy = "process"
 SCHEMES: tuple[str, ...] = ("plexy-hmac-timestamped", "plexy-hmac-body", "plexy-bearer")
+
+# Number and end of the retries are not documented publicly, under either contract, and a person
+# can send one again from the dashboard: the longest known of others.
+RETRIED_FOR_DAYS = 7
 
 _Meaning = tuple[Category, Verdict]
 
@@ -249,7 +254,7 @@ def _read(
 ) -> Statement:
     if not isinstance(name, str) or name not in known:
         raise Failure("unknown_type", path=path)
-    return read(name, body)
+    return reading(name, read, name, body)
 
 
 _CONTRACTS: Mapping[str, Callable[[_Envelope, bytes], Statement]] = {

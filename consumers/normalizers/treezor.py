@@ -42,6 +42,7 @@ from consumers.normalizers.native import (
     moment,
     part_of,
     provider_user,
+    reading,
     reference,
 )
 from gateway.canonical_json import php_json
@@ -62,6 +63,10 @@ _FORMS: Mapping[str, tuple[bool, bool]] = {
 """By the gateway's scheme: is the delivery in an SNS Message, is the event under `webhook`."""
 
 SCHEMES: tuple[str, ...] = tuple(_FORMS)
+
+# A third party tells of half an hour after a 5xx; what follows a timeout, and how long Amazon SNS
+# in between goes on, is not documented: the longest known of others.
+RETRIED_FOR_DAYS = 7
 
 # What the names say.
 
@@ -159,6 +164,11 @@ class _Envelope(msgspec.Struct, gc=False):
     object_payload: msgspec.Raw = ABSENT
 
 
+class _Name(msgspec.Struct, gc=False):
+    webhook: Any = None
+
+
+_decode_name = msgspec.json.Decoder(_Name).decode
 _decode_notification = msgspec.json.Decoder(_Notification).decode
 _decode_wrapper = msgspec.json.Decoder(_Wrapper).decode
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
@@ -226,22 +236,30 @@ class _Sent(msgspec.Struct, frozen=True, gc=False):
 def normalize(body: bytes, provenance: Provenance) -> list[Statement | Failure] | Ignored:
     """Say what a Treezor delivery means; each user or document of it is one statement."""
     envelope, at = _envelope(body, provenance.scheme)
+    if envelope.webhook in NATIVE_TYPES:
+        return reading(envelope.webhook, _known, envelope, at, provenance)
+    return _foreign(envelope, at)
+
+
+def _foreign(envelope: _Envelope, at: str) -> Ignored:
+    """Let the events of other products go; never one whose payload has a shape of ours."""
+    family = envelope.webhook.partition(".")[0].lower()
+    if family not in _FOREIGN_FAMILIES:
+        raise Failure("unknown_type", path=f"{at}.webhook")
+    at_payload = f"{at}.object_payload"
+    if _shapes(bytes(envelope.object_payload), at_payload):
+        # A captured signed payload that somebody wants to see dropped.
+        raise Failure("inconsistent", path=at_payload, error_class="OtherShape")
+    return Ignored(reason="foreign_event", native_type=family)
+
+
+def _known(envelope: _Envelope, at: str, provenance: Provenance) -> list[Statement | Failure]:
     name, payload = envelope.webhook, bytes(envelope.object_payload)
     at_payload = f"{at}.object_payload"
-    shapes = _shapes(payload, at_payload)
-    kind = _KINDS.get(name)
-    if kind is None:
-        family = name.partition(".")[0].lower()
-        if family not in _FOREIGN_FAMILIES:
-            raise Failure("unknown_type", path=f"{at}.webhook")
-        if shapes:
-            # A captured signed payload that somebody wants to see dropped.
-            raise Failure("inconsistent", path=at_payload, error_class="OtherShape")
-        return Ignored(reason="foreign_event", native_type=family)
     if not payload.startswith(b"{"):
         raise Failure("schema_mismatch", path=at_payload, error_class="NoObject")
-    family, category, methods = kind
-    if shapes != {family}:
+    family, category, methods = _KINDS[name]
+    if _shapes(payload, at_payload) != {family}:
         raise Failure("inconsistent", path=at_payload, error_class="OtherShape")
     object_id = as_text(envelope.object_id)
     if not object_id:
@@ -280,7 +298,13 @@ def _envelope(body: bytes, scheme: str) -> tuple[_Envelope, str]:
     if is_wrapped:
         body = bytes(_form(_decode_wrapper, body, at).webhook)
         at = f"{at}.webhook"
-    envelope = _form(_decode_envelope, body, at)
+    try:
+        envelope = _form(_decode_envelope, body, at)
+    except Failure as failure:
+        if failure.kind == "schema_mismatch":  # then it is an object, and may have a name
+            name = _decode_name(body).webhook
+            failure.native_type = name if isinstance(name, str) else None
+        raise
     if not isinstance(envelope.webhook, str):
         raise Failure("inconsistent", path=f"{at}.webhook", error_class="OtherForm")
     return envelope, at
@@ -781,7 +805,8 @@ def _all_of(
     Which of several items object_id names is not documented: it must be one of them, unless it
     may be one that cannot be read.
     """
-    said = each(found, f"{sent.at}.object_payload.{name}", partial(read, sent))
+    at = f"{sent.at}.object_payload.{name}"
+    said = each(found, at, partial(read, sent), sent.name)
     ids = [id_of(statement) for statement in said if isinstance(statement, Statement)]
     if ids and len(ids) == len(said):
         _agree(sent, *ids)

@@ -32,6 +32,7 @@ from consumers.normalizers.native import (
     moment,
     optional_reference,
     platform_user,
+    reading,
     reference,
 )
 from gateway.delivery import Provenance
@@ -53,6 +54,9 @@ NATIVE_TYPES = frozenset(
 
 KEYED_BY: KeyedBy = "process"
 SCHEMES: tuple[str, ...] = ()
+
+# About hourly for up to 7 days: https://help.veriff.com/en/articles/3250261
+RETRIED_FOR_DAYS = 7
 
 
 def _subject(end_user_id: str | None, vendor_data: str | None, at: str = "$") -> Subject | None:
@@ -591,12 +595,17 @@ class _MaybeFullAuto(msgspec.Struct, gc=False):
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _decode_maybe_full_auto = msgspec.json.Decoder(_MaybeFullAuto).decode
 
-_NAMED: Mapping[str, Callable[[bytes], Statement]] = {
+_READERS: Mapping[str, Callable[[bytes], Statement]] = {
+    DECISION: _decision,
+    EVENT: _event,
+    WATCHLIST: _watchlist,
     USER_STATUS: _user_status,
     INE: _ine,
     CURP: _curp,
     INE_CURP: _ine_curp,
+    FULL_AUTO: _full_auto,
 }
+_NAMING_THEMSELVES = frozenset({USER_STATUS, INE, CURP, INE_CURP})
 
 
 def normalize(
@@ -605,23 +614,27 @@ def normalize(
 ) -> list[Statement] | Ignored:
     """Say what a Veriff delivery means; one delivery is one statement."""
     envelope = _decode_envelope(body)
+    kind = _kind(envelope)
+    if kind == DECISION and bytes(envelope.verification) == b"null":
+        return Ignored(reason="no_decision", native_type=DECISION)
+    return [reading(kind, _READERS[kind], body)]
+
+
+def _kind(envelope: _Envelope) -> str:
     # CURP names itself in `type`, the others in `eventType`.
     for name in (envelope.event_type, envelope.type):
-        named = _NAMED.get(name) if isinstance(name, str) else None
-        if named is not None:
-            return [named(body)]
+        if isinstance(name, str) and name in _NAMING_THEMSELVES:
+            return name
     if _is_present(envelope.data) and _has_score(envelope.data):
-        return [_full_auto(body)]
+        return FULL_AUTO
     if isinstance(envelope.event_type, str):
         raise Failure("unknown_type", path="$.eventType")
     if _is_present(envelope.verification):
-        if bytes(envelope.verification) == b"null":
-            return Ignored(reason="no_decision", native_type=DECISION)
-        return [_decision(body)]
+        return DECISION
     if _is_present(envelope.action) or _is_present(envelope.feature):
-        return [_event(body)]
+        return EVENT
     if _is_present(envelope.check_type) or _is_present(envelope.match_status):
-        return [_watchlist(body)]
+        return WATCHLIST
     raise Failure("unknown_type")
 
 
