@@ -13,6 +13,7 @@ from deploy.child import LOCAL, CannotRun, interrupted_by_signals
 from deploy.kafka import DEFAULT_PORT, Kafka
 from deploy.local import EXIT_INTERRUPTED, forget, run_local
 from deploy.topics import (
+    KINDS,
     TOPICS_FILE,
     WHAT_GROWING_COSTS,
     Change,
@@ -104,7 +105,10 @@ Settings = Annotated[
     ),
 ]
 Partitions = Annotated[
-    int | None, typer.Option(min=1, help="Of raw topics and the output; else as in the file.")
+    int | None,
+    typer.Option(
+        min=1, help="Of raw topics (seen and ledger follow) and the output; else as in the file."
+    ),
 ]
 Replication = Annotated[int | None, typer.Option(min=1, help="Copies; else as in the file.")]
 SingleCopy = Annotated[
@@ -148,6 +152,9 @@ def apply_topics(
 ) -> None:
     """Create missing topics and set what differs; exit code 2 if something is left to a person."""
     cluster, changes = _planned(file, provider, setting, partitions, replication, single)
+    growing = [change for change in changes if change.kind == "grow"]
+    if grow and growing:
+        _show(growing)
     left = cluster.apply(changes, grow=grow, say=_say)
     if left:
         _say("left as it is:")
@@ -172,7 +179,7 @@ def _planned(
             )
     overrides: list[str] = []
     if replication is not None:
-        overrides += [f"{kind}.replication={replication}" for kind in ("raw", "dlq", "events")]
+        overrides += [f"{kind}.replication={replication}" for kind in KINDS]
     if single:
         overrides += single_copy(replication or 1)
     if partitions is not None:

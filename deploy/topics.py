@@ -20,18 +20,27 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
+from consumers.normalizers import NORMALIZERS
 from deploy.child import CannotRun
-from gateway.delivery import dead_topic, output_topic, raw_topic
+from gateway.delivery import dead_topic, ledger_topic, output_topic, raw_topic, seen_topic
 from gateway.process import ConfigurationError
 
 TOPICS_FILE = Path(__file__).resolve().parent / "topics.toml"
 
-KINDS = ("raw", "dlq", "events")
+KINDS = ("raw", "dlq", "seen", "ledger", "events")
 WHAT_GROWING_COSTS = (
-    "partitions are added only with --grow: from then on most processes' deliveries go to another "
-    "partition than their earlier ones, so their order is lost once; stop the senders, or let the "
-    "consumers catch up first"
+    "partitions are added only with --grow. What happens: from then on most processes' deliveries "
+    "go to another partition than their earlier ones, so their order is lost once; what came in "
+    "raw partition p of n comes again in p, p + n, p + 2n ..., and there duplicates are looked "
+    "for, so raw topics grow only by multiples, their seen and ledger topics before them. What to "
+    "do: stop the senders, let the consumers catch up until the lag is 0, then grow and go on; a "
+    "delivery handled later than its repetition becomes an event twice"
 )
+_DAY = 24 * 60 * 60 * 1000
+_DAYS_REMEMBERED = 3
+"""Beyond a provider's retries: one by which the window is longer, and two to spare."""
+_DAYS_AUDITED = 2
+"""Beyond the raw topic's retention, since its last segment may be deleted a day late."""
 ANSWER_SECONDS = 15.0
 """How long a cluster may take to answer one question."""
 
@@ -45,22 +54,26 @@ class Shape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Topic(msgspec.Struct, frozen=True):
-    """A topic as it should be, or as it is: `config` holds what is set on the topic itself."""
+    """A topic as it should be, or as it is: `config` holds what is set on the topic itself.
+
+    `beside` is the raw topic whose partition numbers it shares; a raw topic stands beside itself.
+    """
 
     name: str
     partitions: int
     replication: int
     config: Mapping[str, str]
+    beside: str = ""
 
 
 class Change(msgspec.Struct, frozen=True):
     """One difference between what should be and what is.
 
-    `create` and `config` are carried out by `apply`, `grow` only if asked to; `fixed` is a
-    difference that needs a person.
+    `create`, `config` and `follow` are carried out by `apply`, `grow` only if asked to; `fixed`
+    is a difference that needs a person.
     """
 
-    kind: Literal["create", "config", "grow", "fixed"]
+    kind: Literal["create", "config", "follow", "grow", "fixed"]
     topic: Topic
     text: str
 
@@ -76,6 +89,10 @@ def wanted_topics(
 
     `overrides` are texts `<kind>.<key>=<value>`, where the key is partitions, replication or a
     topic setting; they win over the file. Raises ConfigurationError.
+
+    A seen and a ledger topic have the partitions of their raw topic, and its copies where nothing
+    else is said. They are kept longer than the file says where the provider repeats for longer,
+    or the raw topic is kept for longer.
     """
     tables = _read(file)
     special = tables.pop("provider", {})
@@ -84,11 +101,62 @@ def wanted_topics(
     given = [_override(text) for text in overrides]
     topics: list[Topic] = []
     for provider in sorted(providers):
-        for kind, name in (("raw", raw_topic), ("dlq", dead_topic)):
-            layers = [tables.get(kind, {}), special.get(provider, {}).get(kind, {})]
-            topics.append(_topic(name(provider, prefix), kind, layers, given, file))
+        of_kind = {
+            kind: [tables.get(kind, {}), special.get(provider, {}).get(kind, {})] for kind in KINDS
+        }
+        name = raw_topic(provider, prefix)
+        raw = _topic(name, "raw", of_kind["raw"], given, file, beside=name)
+        dead = _topic(dead_topic(provider, prefix), "dlq", of_kind["dlq"], given, file)
+        topics += [raw, dead]
+        for kind, name, least in (
+            ("seen", seen_topic(provider, prefix), _remembered(provider)),
+            ("ledger", ledger_topic(provider, prefix), _audited(raw)),
+        ):
+            if kind not in tables:
+                raise ConfigurationError(
+                    f"{file} has no table [{kind}]; take the one of {TOPICS_FILE}"
+                )
+            of_all, of_provider = of_kind[kind]
+            layers = [_as(raw), of_all, _kept(least, of_all), of_provider]
+            topic = _topic(name, kind, layers, given, file, beside=raw.name)
+            if topic.partitions != raw.partitions:
+                raise ConfigurationError(
+                    f"{name} cannot have {topic.partitions} partitions: it always has those of "
+                    f"{raw.name}, which are {raw.partitions}; leave its number out"
+                )
+            topics.append(topic)
     topics.append(_topic(output_topic(prefix), "events", [tables.get("events", {})], given, file))
     return topics
+
+
+def _as(raw: Topic) -> dict[str, Any]:
+    """Give what a topic beside a raw topic takes from it."""
+    config = {"min.insync.replicas": raw.config["min.insync.replicas"]}
+    return {"partitions": raw.partitions, "replication": raw.replication, "config": config}
+
+
+def _remembered(provider: str) -> int:
+    return (NORMALIZERS[provider].RETRIED_FOR_DAYS + _DAYS_REMEMBERED) * _DAY
+
+
+def _audited(raw: Topic) -> int:
+    kept = _milliseconds(raw.config.get("retention.ms", "0"))
+    return -1 if kept < 0 else kept + _DAYS_AUDITED * _DAY
+
+
+def _kept(least: int, table: Mapping[str, Any]) -> dict[str, Any]:
+    """Lengthen a table's retention to what is needed at least; -1 is for ever."""
+    held = _milliseconds(table.get("config", {}).get("retention.ms", 0))
+    return {"config": {"retention.ms": -1 if min(held, least) < 0 else max(held, least)}}
+
+
+def _milliseconds(retention: str | int) -> int:
+    try:
+        return int(retention)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"retention.ms is {retention!r}; it should be milliseconds, or -1 for ever"
+        ) from error
 
 
 def single_copy(replication: int = 1) -> list[str]:
@@ -131,6 +199,7 @@ def _topic(
     layers: Sequence[Mapping[str, Any]],
     overrides: Sequence[tuple[str, str, str]],
     file: Path,
+    beside: str = "",
 ) -> Topic:
     table: dict[str, Any] = {}
     config: dict[str, Any] = {}
@@ -151,7 +220,7 @@ def _topic(
             f"{name}: min.insync.replicas is {copies or 'not set'} and there are "
             f"{shape.replication} copies; it should be from 1 to that number, and explicit"
         )
-    return Topic(name, shape.partitions, shape.replication, texts)
+    return Topic(name, shape.partitions, shape.replication, texts, beside)
 
 
 def _text(value: object) -> str:
@@ -160,32 +229,29 @@ def _text(value: object) -> str:
 
 def plan(wanted: Sequence[Topic], existing: Mapping[str, Topic]) -> list[Change]:
     """Say what `apply` would do, and what it cannot do."""
-    return [change for topic in wanted for change in _changes(topic, existing.get(topic.name))]
+    return [change for topic in wanted for change in _changes(topic, existing)]
 
 
-def _changes(topic: Topic, is_now: Topic | None) -> Iterable[Change]:
+def _changes(topic: Topic, existing: Mapping[str, Topic]) -> Iterable[Change]:
+    is_now = existing.get(topic.name)
+    raw = existing.get(topic.beside)
     if is_now is None:
+        # Beside a raw topic that is there already: as it is now, then they grow together.
+        new = topic if raw is None else _with(topic, raw.partitions)
         yield Change(
             "create",
-            topic,
-            f"create {topic.name}: partitions {topic.partitions}, copies {topic.replication}, "
-            f"min.insync.replicas {topic.config['min.insync.replicas']}",
+            new,
+            f"create {new.name}: partitions {new.partitions}, copies {new.replication}, "
+            f"min.insync.replicas {new.config['min.insync.replicas']}",
         )
+        yield from _partitions(topic, new.partitions, raw)
         return
     for key, value in topic.config.items():
         held = is_now.config.get(key)
         if held != value:
             before = "not set on the topic" if held is None else held
             yield Change("config", topic, f"set {topic.name} {key}={value} (now: {before})")
-    if topic.partitions > is_now.partitions:
-        yield Change("grow", topic, _growth(topic, is_now.partitions))
-    elif topic.partitions < is_now.partitions:
-        yield Change(
-            "fixed",
-            topic,
-            f"{topic.name} has {is_now.partitions} partitions instead of {topic.partitions}: "
-            "Kafka cannot take partitions away; raise the number in the topics file",
-        )
+    yield from _partitions(topic, is_now.partitions, raw)
     if topic.replication != is_now.replication:
         yield Change(
             "fixed",
@@ -195,11 +261,57 @@ def _changes(topic: Topic, is_now: Topic | None) -> Iterable[Change]:
         )
 
 
-def _growth(topic: Topic, now: int) -> str:
-    text = f"grow {topic.name} from {now} to {topic.partitions} partitions"
-    if topic.partitions % now:
-        text += f" (rather a multiple of {now}: dedup can follow only that)"
-    return text
+def _partitions(topic: Topic, now: int, raw: Topic | None) -> Iterable[Change]:
+    """Say what is to be done about a topic's number of partitions, `raw` being there or not."""
+    if topic.beside and topic.beside != topic.name:
+        yield from _beside(topic, now, topic.partitions if raw is None else raw.partitions)
+    elif topic.partitions < now:
+        yield Change(
+            "fixed",
+            topic,
+            f"{topic.name} has {now} partitions instead of {topic.partitions}: "
+            "Kafka cannot take partitions away; raise the number in the topics file",
+        )
+    elif topic.beside and topic.partitions % now:
+        multiple = topic.partitions // now * now
+        yield Change(
+            "fixed",
+            topic,
+            f"{topic.name} has {now} partitions and cannot grow to {topic.partitions}: duplicates "
+            f"are found again only where it grows by multiples; ask for "
+            f"{f'{multiple} or ' if multiple > now else ''}{multiple + now}",
+        )
+    elif topic.partitions > now:
+        yield _growth(topic, now)
+
+
+def _beside(topic: Topic, now: int, raw: int) -> Iterable[Change]:
+    """Say what is to be done about a topic whose raw topic has `raw` partitions now."""
+    # What is refused to the raw topic is not done to those beside it either.
+    goal = raw if topic.partitions % raw else topic.partitions
+    if now < raw:
+        follower = _with(topic, raw)
+        text = f"give {topic.name} {raw} partitions, as many as {topic.beside} has (now: {now})"
+        yield Change("follow", follower, text)
+    if now > goal:
+        way_out = f"let {topic.beside} grow to {now}, or " if now % raw == 0 else ""
+        yield Change(
+            "fixed",
+            topic,
+            f"{topic.name} has {now} partitions and {topic.beside} has {raw}: its numbers should "
+            f"be those of the raw topic; {way_out}stop the consumers, delete it and apply again "
+            "(what it holds is lost: repetitions become events again, an audit begins there)",
+        )
+    elif goal > max(now, raw):
+        yield _growth(_with(topic, goal), max(now, raw))
+
+
+def _growth(topic: Topic, now: int) -> Change:
+    return Change("grow", topic, f"grow {topic.name} from {now} to {topic.partitions} partitions")
+
+
+def _with(topic: Topic, partitions: int) -> Topic:
+    return msgspec.structs.replace(topic, partitions=partitions)
 
 
 class Cluster:
@@ -250,9 +362,15 @@ class Cluster:
         self._create([change.topic for change in new])
         settings = [change for change in changes if change.kind == "config"]
         self._configure({change.topic.name: change.topic for change in settings})
+        equal = [change for change in changes if change.kind == "follow"]
+        self._grow([change.topic for change in equal])
         larger = [change for change in changes if change.kind == "grow" and grow]
-        self._grow([change.topic for change in larger])
-        done = [*new, *settings, *larger]
+        first = [change for change in larger if change.topic.beside not in {"", change.topic.name}]
+        # No consumer may meet a raw partition that has no seen partition yet.
+        self._grow([change.topic for change in first])
+        then = [change for change in larger if change not in first]
+        self._grow([change.topic for change in then])
+        done = [*new, *settings, *equal, *first, *then]
         for change in done:
             say(f"done: {change.text}")
         return [change for change in changes if change not in done]
@@ -295,7 +413,7 @@ class Cluster:
             what = f"create {topic.name} with {topic.replication} copies"
             self._result(futures[topic.name], what)
         names = {topic.name for topic in topics}
-        self._until(lambda: names <= self._led(), "give the new topics their leaders")
+        self._until(lambda: names <= self._led().keys(), "give the new topics their leaders")
 
     def _configure(self, topics: Mapping[str, Topic]) -> None:
         resources = [
@@ -324,6 +442,10 @@ class Cluster:
         )
         for name, future in futures.items():
             self._result(future, f"grow {name}")
+        self._until(
+            lambda: all(self._led().get(one.name, 0) >= one.partitions for one in topics),
+            "give the new partitions their leaders",
+        )
 
     def _metadata(self) -> dict[str, Any]:
         try:
@@ -333,9 +455,10 @@ class Cluster:
             raise CannotRun(self._silence(error)) from error
         return topics
 
-    def _led(self) -> set[str]:
+    def _led(self) -> dict[str, int]:
+        """Count the partitions of each topic that has leaders for all it knows of."""
         return {
-            name
+            name: len(data.partitions)
             for name, data in self._metadata().items()
             if data.partitions and all(part.leader >= 0 for part in data.partitions.values())
         }

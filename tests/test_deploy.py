@@ -16,6 +16,7 @@ import msgspec
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
+from consumers.normalizers import NORMALIZERS, veriff
 from deploy import environment as environment_module
 from deploy import kafka as kafka_module
 from deploy import local
@@ -25,6 +26,7 @@ from deploy.environment import CannotPrepare, Environment, requirements, stamp
 from deploy.kafka import Jars, Kafka, temporary_kafka
 from deploy.topics import (
     TOPICS_FILE,
+    WHAT_GROWING_COSTS,
     Change,
     Cluster,
     Topic,
@@ -378,6 +380,88 @@ def test_topics_file_keeps_the_promises():
     assert dead.config["retention.ms"] == raw.config["retention.ms"]
 
 
+DAY = 86_400_000
+
+
+def test_topics_beside_a_raw_topic_are_partitioned_and_kept_with_it():
+    """Seen and ledger: the raw partitions, a segment a day, kept as long as they are needed."""
+    wanted = {topic.name: topic for topic in wanted_topics(NORMALIZERS, "p.")}
+    assert len(wanted) == 4 * len(NORMALIZERS) + 1
+    for name, normalizer in NORMALIZERS.items():
+        raw, seen, ledger = (wanted[f"p.{kind}.{name}"] for kind in ("raw", "seen", "ledger"))
+        assert raw.partitions == seen.partitions == ledger.partitions
+        assert raw.beside == seen.beside == ledger.beside == raw.name
+        assert int(seen.config["retention.ms"]) >= (normalizer.RETRIED_FOR_DAYS + 3) * DAY
+        assert int(ledger.config["retention.ms"]) >= int(raw.config["retention.ms"]) + 2 * DAY
+        for topic in (seen, ledger):
+            assert topic.config["max.message.bytes"] == str(1024 * 1024)
+            assert topic.config["segment.ms"] == str(DAY)
+    assert wanted["p.seen.veriff"].config["retention.ms"] == str(10 * DAY)
+    assert wanted["p.ledger.veriff"].config["retention.ms"] == str(16 * DAY)
+
+
+def beside(*overrides: str, **keyed: object) -> list[Topic]:
+    """Raw, seen and ledger of Veriff as they should be."""
+    names = [f"{kind}.veriff" for kind in ("raw", "seen", "ledger")]
+    wanted = {
+        topic.name: topic for topic in wanted_topics(["veriff"], "", overrides=overrides, **keyed)
+    }
+    return [wanted[name] for name in names]
+
+
+def test_seen_and_ledger_follow_what_is_said_of_the_raw_topic(tmp_path):
+    """Partitions always, copies where nothing else is said: from the file, a provider's table, --set."""
+    file = tmp_path / "topics.toml"
+    text = TOPICS_FILE.read_text() + "\n[provider.veriff.raw]\npartitions = 24\nreplication = 4\n"
+    file.write_text(text)
+    assert {(topic.partitions, topic.replication) for topic in beside(file=file)} == {(24, 4)}
+    given = ["raw.partitions=36", "raw.min.insync.replicas=3"]
+    found = {(t.partitions, t.config["min.insync.replicas"]) for t in beside(*given)}
+    assert found == {(36, "3")}
+    raw, seen, ledger = beside("seen.replication=5", "ledger.min.insync.replicas=1")
+    assert (raw.replication, seen.replication, ledger.replication) == (3, 5, 3)
+    assert ledger.config["min.insync.replicas"] == "1"
+    assert {topic.partitions for topic in beside("seen.partitions=12")} == {12}
+    with pytest.raises(ConfigurationError, match=r"seen\.veriff cannot have 7.*raw\.veriff.* 12;"):
+        beside("seen.partitions=7")
+    file.write_text(text + "[provider.veriff.ledger]\npartitions = 12\n")
+    with pytest.raises(ConfigurationError, match=r"ledger\.veriff cannot have 12 .* are 24;"):
+        beside(file=file)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "seen_days", "ledger_days"),
+    [
+        ([], 10, 16),
+        ([f"raw.retention.ms={20 * DAY}"], 10, 22),
+        (["raw.retention.ms=-1"], 10, None),
+        (["raw.retention.ms=1000"], 10, 16),
+        ([f"seen.retention.ms={5 * DAY}", f"ledger.retention.ms={DAY}"], 5, 1),
+    ],
+)
+def test_seen_and_ledger_are_kept_long_enough(overrides, seen_days, ledger_days):
+    """The ledger as long as the raw topic and longer; what a person says explicitly wins."""
+    _, seen, ledger = beside(*overrides)
+    days = [int(topic.config["retention.ms"]) / DAY for topic in (seen, ledger)]
+    assert days == [seen_days, -1 / DAY if ledger_days is None else ledger_days]
+
+
+@pytest.mark.parametrize(("retried", "kept"), [(1, 10), (7, 10), (9, 12), (23, 26)])
+def test_seen_is_kept_longer_for_a_provider_that_retries_longer(monkeypatch, retried, kept):
+    """The window is a day longer than the retries, and two days are to spare."""
+    monkeypatch.setattr(veriff, "RETRIED_FOR_DAYS", retried)
+    assert int(beside()[1].config["retention.ms"]) == kept * DAY
+
+
+def test_file_from_before_seen_and_ledger_is_told_what_it_lacks(tmp_path):
+    """Without their tables the broker's defaults would decide how long is remembered."""
+    file = tmp_path / "topics.toml"
+    text = TOPICS_FILE.read_text()
+    file.write_text(text[: text.index("# seen.<provider>")] + text[text.index("[events]") :])
+    with pytest.raises(ConfigurationError, match=r"no table \[seen\]"):
+        beside(file=file)
+
+
 def test_every_option_can_be_overridden(tmp_path):
     """A provider's own table wins over the kind's, and --set wins over both."""
     file = tmp_path / "topics.toml"
@@ -400,7 +484,8 @@ def test_every_option_can_be_overridden(tmp_path):
     ("override", "says"),
     [
         ("raw", "<kind>.<key>=<value>"),
-        ("rwa.partitions=1", "there are raw, dlq, events"),
+        ("rwa.partitions=1", "there are raw, dlq, seen, ledger, events"),
+        ("raw.retention.ms=long", "milliseconds, or -1 for ever"),
         ("raw.partitions=many", "Expected `int`"),
         ("raw.min.insync.replicas=4", "from 1 to that number"),
         ("raw.replication=1", "from 1 to that number"),
@@ -441,7 +526,91 @@ def test_plan_says_every_difference():
     ]
     assert changes[1].text == "set set b=2 (now: 0)"
     assert changes[2].text == "set set c=3 (now: not set on the topic)"
-    assert "multiple of 2" in changes[4].text
+    assert changes[4].text == "grow odd from 2 to 5 partitions"
+
+
+def planned(wanted: int, **now: int) -> list[tuple[str, str, int]]:
+    """What is planned for raw, seen and ledger of Veriff with these numbers of partitions."""
+    topics = beside(f"raw.partitions={wanted}")
+    existing = {
+        topic.name: msgspec.structs.replace(topic, partitions=now[kind])
+        for topic in topics
+        if (kind := topic.name.partition(".")[0]) in now
+    }
+    changes = plan(topics, existing)
+    return [
+        (change.kind, change.topic.name.partition(".")[0], change.topic.partitions)
+        for change in changes
+    ]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "now", "changes"),
+    [
+        (4, {}, [("create", "raw", 4), ("create", "seen", 4), ("create", "ledger", 4)]),
+        (4, {"raw": 4, "seen": 4, "ledger": 4}, []),
+        (8, {"raw": 4, "seen": 4, "ledger": 4},
+         [("grow", "raw", 8), ("grow", "seen", 8), ("grow", "ledger", 8)]),
+        # refused to the raw topic, so not done to the others
+        (6, {"raw": 4, "seen": 4, "ledger": 4}, [("fixed", "raw", 6)]),
+        (2, {"raw": 4, "seen": 4, "ledger": 4}, [("fixed", "raw", 2)]),
+        # from a version without them
+        (4, {"raw": 4}, [("create", "seen", 4), ("create", "ledger", 4)]),
+        (8, {"raw": 4, "ledger": 4},
+         [("grow", "raw", 8), ("create", "seen", 4), ("grow", "seen", 8), ("grow", "ledger", 8)]),
+        (6, {"raw": 4, "ledger": 4}, [("fixed", "raw", 6), ("create", "seen", 4)]),
+        # an interrupted growth goes on
+        (8, {"raw": 4, "seen": 8, "ledger": 4}, [("grow", "raw", 8), ("grow", "ledger", 8)]),
+        (8, {"raw": 4, "seen": 8, "ledger": 8}, [("grow", "raw", 8)]),
+        # drift between them
+        (4, {"raw": 4, "seen": 3, "ledger": 4}, [("follow", "seen", 4)]),
+        (4, {"raw": 4, "seen": 8, "ledger": 4}, [("fixed", "seen", 4)]),
+        (8, {"raw": 4, "seen": 1, "ledger": 12},
+         [("grow", "raw", 8), ("follow", "seen", 4), ("grow", "seen", 8), ("fixed", "ledger", 8)]),
+        (4, {"seen": 2, "ledger": 8},
+         [("create", "raw", 4), ("follow", "seen", 4), ("fixed", "ledger", 4)]),
+    ],
+)  # fmt: skip
+def test_raw_seen_and_ledger_grow_together_by_multiples(wanted, now, changes):
+    """Whatever is there, seen and ledger end with the raw topic's number and never before it may."""
+    assert planned(wanted, **now) == changes
+
+
+def _three(topic: Topic) -> Topic:
+    return msgspec.structs.replace(topic, partitions=3)
+
+
+def test_drift_between_a_raw_topic_and_those_beside_it_is_told_in_words():
+    """Each difference says what is wrong and what to do about it."""
+    raw, seen, ledger = beside("raw.partitions=6")
+
+    def said(**now: int) -> str:
+        topics = {"raw": raw, "seen": seen, "ledger": ledger}
+        existing = {
+            topics[kind].name: msgspec.structs.replace(topics[kind], partitions=partitions)
+            for kind, partitions in now.items()
+        }
+        (change,) = plan([raw, seen, ledger], existing)
+        return change.text
+
+    assert said(raw=4, seen=4, ledger=4) == (
+        "raw.veriff has 4 partitions and cannot grow to 6: duplicates are found again only where "
+        "it grows by multiples; ask for 8"
+    )
+    assert said(raw=6, seen=5, ledger=6) == (
+        "give seen.veriff 6 partitions, as many as raw.veriff has (now: 5)"
+    )
+    more = said(raw=6, seen=6, ledger=12)
+    assert more.startswith("ledger.veriff has 12 partitions and raw.veriff has 6")
+    assert "let raw.veriff grow to 12, or stop the consumers, delete it" in more
+    assert "grow" not in said(raw=6, seen=6, ledger=7)
+    changes = plan([raw, seen, ledger], {"raw.veriff": _three(raw), "seen.veriff": _three(seen)})
+    assert [change.text for change in changes if change.topic.name == "ledger.veriff"] == [
+        "create ledger.veriff: partitions 3, copies 3, min.insync.replicas 2",
+        "grow ledger.veriff from 3 to 6 partitions",
+    ]
+    for word in ("order", "duplicates", "multiples", "lag is 0"):
+        assert word in WHAT_GROWING_COSTS
 
 
 def topics_command(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -467,21 +636,35 @@ def test_topics_are_planned_applied_and_watched_for_drift(kafka):
         return done.returncode, done.stdout + done.stderr
 
     code, said = command("plan", *small, "--partitions", "2")
-    assert (code, said.count("create drift.")) == (2, 3)
+    assert (code, said.count("create drift.")) == (2, 5)
     assert command("apply", *small, "--partitions", "2")[0] == 0
     assert command("plan", *small, "--partitions", "2")[0] == 0
     code, said = command("apply", *small, "--partitions", "4")
     assert (code, "order is lost once" in said) == (2, True)
     cluster = Cluster({"bootstrap.servers": kafka.bootstrap})
-    assert cluster.existing(["drift.raw.veriff"])["drift.raw.veriff"].partitions == 2
-    assert command("apply", *small, "--partitions", "4", "--grow")[0] == 0
+    three = [f"drift.{kind}.veriff" for kind in ("raw", "seen", "ledger")]
+
+    def partitions() -> list[int]:
+        return [cluster.existing(three)[name].partitions for name in three]
+
+    assert partitions() == [2, 2, 2]
+    code, said = command("apply", *small, "--partitions", "3", "--grow")
+    assert (code, "cannot grow to 3" in said, partitions()) == (2, True, [2, 2, 2])
+    code, said = command("apply", *small, "--partitions", "4", "--grow")
+    assert (code, partitions()) == (0, [4, 4, 4])
+    order = ["order is lost once", *(f"done: grow {name}" for name in (*three[1:], three[0]))]
+    assert [said.index(text) for text in order] == sorted(said.index(text) for text in order)
+    code, said = command("plan", *small, "--set", "seen.partitions=2")
+    assert (code, said.count("\n"), "leave its number out" in said) == (2, 1, True)
     code, said = command("plan", *small, "--partitions", "4", "--set", "raw.retention.ms=1000")
     assert (code, "set drift.raw.veriff retention.ms=1000 (now: 1209600000)" in said) == (2, True)
     assert command("apply", *small, "--partitions", "4", "--set", "raw.retention.ms=1000")[0] == 0
     assert command("plan", *small, "--partitions", "4", "--set", "raw.retention.ms=1000")[0] == 0
     assert cluster.delete("drift.") == [
         "drift.dlq.veriff",
+        "drift.ledger.veriff",
         "drift.raw.veriff",
+        "drift.seen.veriff",
         "drift.verification.events",
     ]
     assert cluster.existing(["drift.raw.veriff"]) == {}
