@@ -1,4 +1,4 @@
-"""python -m consumers run | explain | tail."""
+"""python -m consumers run | explain | tail | replay | audit | lag."""
 
 import enum
 import os
@@ -8,19 +8,27 @@ import time
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 
+from consumers import offsets
 from consumers import tail as tailing
+from consumers.audit import audit as audited
+from consumers.audit import report_lines
+from consumers.evidence import gather
 from consumers.explain import explained, fate_of
 from consumers.normalizers import NORMALIZERS
+from consumers.replay import Choice, Replay, checked
+from consumers.run import resumed
 from consumers.run import run as run_one
-from consumers.settings import load_keys, load_settings
+from consumers.settings import DEFAULT_ADMIN, load_keys, load_settings
 from consumers.worker import Halted
-from gateway.delivery import output_topic
-from gateway.kafka import client_config, topic_prefix
+from gateway.delivery import group_id, output_topic, raw_topic
+from gateway.kafka import RangeUnread, client_config, topic_prefix, wanted
 from gateway.process import (
     EXIT_FAILED,
     EXIT_MISUSED,
+    Address,
     ConfigurationError,
     on_stop_signals,
     start_logging,
@@ -51,14 +59,37 @@ def run(
     demo: Annotated[
         bool, typer.Option("--demo", help="Make up keys that are missing; never in earnest.")
     ] = False,
+    delivery: Annotated[
+        str, typer.Option(help="at-least-once or exactly-once; else CONSUMER_DELIVERY.")
+    ] = "",
+    slot: Annotated[
+        int | None,
+        typer.Option(min=0, max=9_999, help="For exactly-once: this process's own number."),
+    ] = None,
+    stall: Annotated[
+        bool, typer.Option("--stall/--no-stall", help="Stop reading when most records fail.")
+    ] = True,
 ) -> None:
     """Normalize a provider's raw topic until SIGTERM, then finish what was begun and exit 0."""
     if provider not in NORMALIZERS:
         known = ", ".join(sorted(NORMALIZERS))
         raise ConfigurationError(f"there is no normalizer for {provider}; there are {known}")
-    settings = load_settings(os.environ, demo=demo)
+    settings = load_settings(os.environ, demo=demo, delivery=delivery, slot=slot, stall=stall)
     start_logging(settings.log_level)
     run_one(provider, settings)
+
+
+@app.command()
+def resume(
+    provider: Annotated[str, typer.Argument(help="One of the registered providers.")],
+    admin: Annotated[
+        str, typer.Option(help="The admin address of its process; else CONSUMER_ADMIN_LISTEN.")
+    ] = "",
+) -> None:
+    """Have a stalled process go on, as it is: what failed until now stays a dead letter."""
+    name = "--admin" if admin else "CONSUMER_ADMIN_LISTEN"
+    text = admin or os.environ.get("CONSUMER_ADMIN_LISTEN", DEFAULT_ADMIN)
+    typer.echo(resumed(provider, Address.parse(text, name)))
 
 
 @app.command()
@@ -146,6 +177,178 @@ def tail(
         if event is not None:
             row = tailing.table_line(tailing.table_row(event))
             typer.echo(tailing.json_line(event) if as_json else row)
+
+
+@app.command()
+def replay(
+    provider: Annotated[str, typer.Argument(help="One of the registered providers.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Write; else only say what would be.")] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="A range of the raw topic, after a mapping change.")
+    ] = False,
+    reason: Annotated[
+        list[str] | None, typer.Option(help="Only dead letters of this kind; may be repeated.")
+    ] = None,
+    error_class: Annotated[
+        str, typer.Option("--class", help="Only dead letters of this class of error.")
+    ] = "",
+    path: Annotated[str, typer.Option(help="Only dead letters with this field's path.")] = "",
+    since: Annotated[
+        str, typer.Option(help="From this time of Kafka's on: ISO 8601, or 2h, 3d ago.")
+    ] = "",
+    until: Annotated[str, typer.Option(help="Before this time of Kafka's.")] = "",
+    offset: Annotated[
+        list[str] | None,
+        typer.Option(help="PARTITION:FROM-TO of the topic that is read, TO included."),
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="With --raw: also those whose events would not change.")
+    ] = False,
+    even_if_dead: Annotated[
+        bool, typer.Option("--even-if-dead", help="Also those that would only die again.")
+    ] = False,
+    from_beginning: Annotated[
+        bool, typer.Option("--from-beginning", help="Again what this selection replayed before.")
+    ] = False,
+    rate: Annotated[
+        float, typer.Option(help="Records per second at most; 0 is without a limit.", min=0)
+    ] = 500,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="With --raw: show every value, ids too.")
+    ] = False,
+) -> None:
+    """Send dead letters, or a range of raw records, through the raw topic once more.
+
+    Says first what would become of them under today's mapping; writes only with --yes. The same
+    selection goes on where it stopped. Exits 1 if it did not come to its end.
+    """
+    if provider not in NORMALIZERS:
+        known = ", ".join(sorted(NORMALIZERS))
+        raise ConfigurationError(f"there is no normalizer for {provider}; there are {known}")
+    choice = checked(
+        Choice(
+            asked=wanted(offset or [], since, until, time.time()),
+            words=(since, until, *sorted(offset or [])),
+            raw=raw,
+            reasons=tuple(reason or ()),
+            error_class=error_class,
+            path=path,
+            even_if_dead=even_if_dead,
+            everything=everything,
+        )
+    )
+    stop = threading.Event()
+    on_stop_signals(stop.set)
+    try:
+        finished = Replay(
+            provider,
+            client_config(os.environ),
+            # Whether letters become events does not rest on keys; comparing events does.
+            load_keys(os.environ, demo=not raw),
+            topic_prefix(os.environ),
+            choice,
+            stop=stop,
+            say=typer.echo,
+        ).run(yes=yes, rate=rate, from_beginning=from_beginning, verbose=verbose)
+    except RangeUnread as end:
+        typer.echo(f"consumers: {end}", err=True)
+        raise typer.Exit(EXIT_FAILED) from end
+    if not finished:
+        raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
+def audit(
+    provider: Annotated[str, typer.Argument(help="One of the registered providers.")],
+    since: Annotated[
+        str, typer.Option(help="From this time of Kafka's on: ISO 8601, or 2h, 3d ago.")
+    ] = "",
+    until: Annotated[str, typer.Option(help="Before this time of Kafka's.")] = "",
+    offset: Annotated[
+        list[str] | None, typer.Option(help="PARTITION:FROM-TO of the raw topic, TO included.")
+    ] = None,
+    window: Annotated[
+        float, typer.Option(help="The days dedup looks back: later is an event again.", min=0)
+    ] = 0,
+    exactly_once: Annotated[
+        bool, typer.Option("--exactly-once", help="Whatever is written twice is a failure.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One object, every offset named.")
+    ] = False,
+) -> None:
+    """Prove that every raw record had exactly one fate and the output holds what it means.
+
+    Without a range: everything from the raw log's start to the committed offsets. Reads the raw
+    records of the range and, from the time of its first one on, the ledger, the events and the
+    dead letters. Needs about 30 bytes of memory for a record, 100 for an event, and 300 MB for
+    Kafka's client. An event that came again is told as such only if both its records are in the
+    range. Exits 1 if it is not proven.
+    """
+    _known(provider)
+    asked = wanted(offset or [], since, until, time.time())
+    prefix = topic_prefix(os.environ)
+
+    def say(text: str) -> None:
+        typer.echo(text, err=True)
+
+    try:
+        evidence, retention, unread = gather(
+            client_config(os.environ), provider, prefix, asked, say
+        )
+    except RangeUnread as end:
+        typer.echo(f"consumers: {end}", err=True)
+        raise typer.Exit(EXIT_FAILED) from end
+    report = audited(
+        raw_topic(provider, prefix),
+        group_id(provider, prefix),
+        evidence,
+        retention=retention,
+        unread=unread,
+        window_seconds=int(window * 86_400) or None,
+        exactly_once=exactly_once,
+    )
+    if as_json:
+        typer.echo(msgspec.json.encode(report))
+    else:
+        typer.echo("\n".join(report_lines(report)))
+    if not report.proven:
+        raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
+def lag(
+    providers: Annotated[
+        list[str] | None, typer.Argument(help="Without one, all that have a raw topic.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One object per provider.")] = False,
+) -> None:
+    """Show how far behind each provider is, from outside: no consumer needs to be alive.
+
+    `seconds` is the age of the first record that is not committed; 0 only if none waits.
+    """
+    for provider in providers or []:
+        _known(provider)
+    config, prefix = client_config(os.environ), topic_prefix(os.environ)
+    for number, provider in enumerate(providers or offsets.present(config, NORMALIZERS, prefix)):
+        now = time.time()
+        try:
+            found = offsets.lag(config, provider, prefix, now)
+        except RangeUnread as end:
+            typer.echo(f"consumers: {end}", err=True)
+            raise typer.Exit(EXIT_FAILED) from end
+        if as_json:
+            typer.echo(msgspec.json.encode(found))
+            continue
+        if number:
+            typer.echo("")
+        typer.echo("\n".join(offsets.lag_lines(found, now)))
+
+
+def _known(provider: str) -> None:
+    if provider not in NORMALIZERS:
+        known = ", ".join(sorted(NORMALIZERS))
+        raise ConfigurationError(f"there is no normalizer for {provider}; there are {known}")
 
 
 def main() -> None:

@@ -13,6 +13,15 @@ Facts of librdkafka 2.16 that shape this file, each seen against Apache Kafka 4.
 - purge() leaves an idempotent producer usable; what was in flight may be stored all the same.
 - After a leader change list_offsets answers FENCED_LEADER_EPOCH for good, until the client has
   fetched metadata again.
+- A fatal error never reaches error_cb: poll() or flush() raises it, and the Consumer gives it as
+  a message's error with the code _FATAL, whose fatal() is False. A callback that runs in the same
+  call after it was raised fails with a SystemError, whose cause is then the fatal error.
+- A partition paused from within on_assign, after incremental_assign(), gives nothing until
+  resume(), and then everything from its start, up to fetch.wait.max.ms later.
+- flush() ends lingering for as long as it runs: a flush of 5 ms is enough to send, and one of
+  0 ms, which may miss the sender's thread, if it is repeated.
+- committed() gives the metadata of a commit back (None where there is none). While a transaction
+  holds an offset for the partition, it asks again until its own time-out.
 """
 
 import contextlib
@@ -32,14 +41,13 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from consumers.lag import LagTracker
-from consumers.records import Headers, Output, Record
+from consumers.records import Headers, Output, Partition, Record
 from consumers.worker import (
     Checkpoint,
     CommitFailure,
     Halted,
     Interrupted,
     Listener,
-    Partition,
     Refusal,
     Telemetry,
 )
@@ -56,7 +64,7 @@ MISSING_TOPIC_SECONDS = 10.0
 CLOSE_SECONDS = 10.0
 PROBE_SECONDS = 2.0
 
-_TRYING_ON = frozenset(
+TRYING_ON = frozenset(
     {
         KafkaError._ALL_BROKERS_DOWN,  # noqa: SLF001 - the client's public names begin so
         KafkaError._MAX_POLL_EXCEEDED,  # noqa: SLF001 - the next consume() joins again
@@ -75,7 +83,7 @@ _TRYING_ON = frozenset(
 )
 """Troubles that librdkafka overcomes by itself once the brokers are back."""
 
-_UNKNOWN_TOPIC = frozenset(
+UNKNOWN_TOPIC = frozenset(
     {
         KafkaError.UNKNOWN_TOPIC_OR_PART,
         KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001
@@ -83,7 +91,7 @@ _UNKNOWN_TOPIC = frozenset(
     }
 )
 
-_NOT_AUTHORISED = frozenset(
+NOT_AUTHORISED = frozenset(
     {
         KafkaError.CLUSTER_AUTHORIZATION_FAILED,
         KafkaError.GROUP_AUTHORIZATION_FAILED,
@@ -111,8 +119,8 @@ _REFUSED_FOR_GOOD = (
             KafkaError.UNSUPPORTED_FOR_MESSAGE_FORMAT,
         }
     )
-    | _UNKNOWN_TOPIC
-    | _NOT_AUTHORISED
+    | UNKNOWN_TOPIC
+    | NOT_AUTHORISED
 )
 """Answers to an output that no new client would change."""
 
@@ -130,8 +138,8 @@ _MEMBERSHIP = frozenset(
 
 _COMMIT_NEVER = (
     frozenset({KafkaError.INVALID_GROUP_ID, KafkaError.OFFSET_METADATA_TOO_LARGE})
-    | _UNKNOWN_TOPIC
-    | _NOT_AUTHORISED
+    | UNKNOWN_TOPIC
+    | NOT_AUTHORISED
 )
 
 
@@ -198,8 +206,8 @@ def start_offset(
     if after_gap == "halt":
         raise Halted(
             f"retention deleted {first - committed} unread records of {topic}[{number}] "
-            f"(committed {committed}, the log begins at {first}); choose to continue after a gap, "
-            "or reset the group's offsets"
+            f"(committed {committed}, the log begins at {first}); set "
+            "CONSUMER_RETENTION_GAP=continue to go on without them, or reset the group's offsets"
         )
     return first, first - committed
 
@@ -209,6 +217,9 @@ class Broker:
 
     All calls come from one thread. `max_poll_interval` is in seconds; `clock` never goes back.
     """
+
+    _producer_keys: Mapping[str, Any] = {}
+    """librdkafka keys that this kind of Kafka adds to its Producer's."""
 
     def __init__(
         self,
@@ -232,11 +243,12 @@ class Broker:
         self._admin = AdminClient(dict(config))
         self._producer = Producer(
             producer_config(config)
-            | {"on_delivery": self._on_delivery, "error_cb": self._on_producer_error}
+            | dict(self._producer_keys)
+            | {"on_delivery": self._on_delivery, "error_cb": self._on_client_error}
         )
         self._consumer = Consumer(
             consumer_config(config, group, max_poll_interval)
-            | {"on_commit": self._on_commit, "error_cb": self._on_consumer_error}
+            | {"on_commit": self._on_commit, "error_cb": self._on_client_error}
         )
 
     # -- what the loop asks --
@@ -255,8 +267,11 @@ class Broker:
         """Give the next records; raise what went wrong in a callback meanwhile."""
         try:
             messages = self._consumer.consume(limit, timeout)
-        except KafkaException as problem:
-            raise Interrupted(f"reading failed: {_name(problem)}") from problem
+        except (KafkaException, SystemError) as problem:
+            cause = cause_of(problem)
+            if cause.fatal():
+                raise self._refused_by_group(cause) from problem
+            raise Interrupted(f"reading failed: {cause.name()}") from problem
         self._raise_carried()
         records = []
         for message in messages:
@@ -269,6 +284,14 @@ class Broker:
             self._look_for_topic(self._missing_since)
         return records
 
+    def pause(self, partitions: Sequence[Partition]) -> None:
+        """Stop fetching; what librdkafka had fetched of them is dropped, and fetched again."""
+        self._consumer.pause([TopicPartition(topic, number) for topic, number in partitions])
+
+    def resume(self, partitions: Sequence[Partition]) -> None:
+        """Fetch again."""
+        self._consumer.resume([TopicPartition(topic, number) for topic, number in partitions])
+
     def produce(self, output: Output) -> bool:
         """Hand an output to librdkafka, which copies it; False if its queue is full."""
         try:
@@ -276,6 +299,7 @@ class Broker:
                 output.topic,
                 value=output.value,
                 key=output.key,
+                partition=output.partition,
                 # the stub's list is invariant: a list of (str, bytes | None) does not fit
                 headers=output.headers,  # type: ignore[arg-type]
             )
@@ -283,19 +307,23 @@ class Broker:
             return False
         except KafkaException as problem:
             size = len(output.value or b"")
-            refusal = _refusal(problem.args[0], output.topic, size)
-            ending = Halted if refusal.permanent else Interrupted
-            raise ending(refusal.reason) from problem
+            raise self._unproduced(cause_of(problem), output.topic, size) from problem
         return True
 
     def serve(self, timeout: float) -> None:
         """Serve delivery reports, of which only failures reach Python."""
-        self._producer.poll(timeout)
+        try:
+            self._producer.poll(timeout)
+        except (KafkaException, SystemError) as problem:
+            raise self._producer_ended(cause_of(problem)) from problem
         self._raise_carried()
 
     def flush(self, timeout: float) -> int:
         """Wait for outputs in flight; poll() would not notice when the last one is stored."""
-        left = self._producer.flush(timeout)
+        try:
+            left = self._producer.flush(timeout)
+        except (KafkaException, SystemError) as problem:
+            raise self._producer_ended(cause_of(problem)) from problem
         self._raise_carried()
         return left
 
@@ -305,34 +333,22 @@ class Broker:
 
     def commit(self, checkpoints: Mapping[Partition, Checkpoint]) -> None:
         """Send a commit; its answer comes with a later consume()."""
-        offsets = [
-            TopicPartition(topic, number, checkpoint.next_offset, metadata=checkpoint.passport)
-            for (topic, number), checkpoint in checkpoints.items()
-        ]
         try:
-            self._consumer.commit(offsets=offsets, asynchronous=True)
+            self._consumer.commit(offsets=offsets_of(checkpoints), asynchronous=True)
         except KafkaException as problem:
             raise Interrupted(f"a commit could not be sent: {_name(problem)}") from problem
 
     def purge(self) -> None:
         """Drop queued and in-flight outputs, and serve the reports that say so."""
         self._producer.purge()
-        self._producer.flush(1.0)
+        with contextlib.suppress(KafkaException, SystemError):  # fatal: told by the next call
+            self._producer.flush(1.0)
         self._refusal = None
 
     def close(self) -> None:
-        """Leave the group and close both clients, within CLOSE_SECONDS.
-
-        If the brokers do not answer, the closing is left to a thread that ends with the process.
-        """
+        """Leave the group and close both clients, within CLOSE_SECONDS."""
         self._listener = None
-        leaving = threading.Thread(target=self._leave, name="kafka-leaving", daemon=True)
-        leaving.start()
-        leaving.join(CLOSE_SECONDS)
-
-    def _leave(self) -> None:
-        self._producer.close()
-        self._consumer.close()
+        close_within(CLOSE_SECONDS, self._producer.close, self._consumer.close)
 
     # -- what librdkafka calls, from within consume(), poll() and flush() --
 
@@ -342,35 +358,37 @@ class Broker:
         try:
             starts = self._starts(partitions)
             consumer.incremental_assign(
-                [TopicPartition(topic, number, start) for (topic, number), start in starts.items()]
+                [
+                    TopicPartition(topic, number, start.next_offset)
+                    for (topic, number), start in starts.items()
+                ]
             )
-            self._listener.assigned(starts)
+            self._listener.assigned(starts)  # after the assigning: it may pause what it is told of
         except KafkaException as problem:
             self._carried = Interrupted(f"no start for new partitions: {_name(problem)}")
         except (Interrupted, Halted) as end:
             self._carried = end
 
-    def _starts(self, partitions: list[TopicPartition]) -> dict[Partition, int]:
+    def _starts(self, partitions: list[TopicPartition]) -> dict[Partition, Checkpoint]:
         """Look up where to begin; asked in one question each, and not on the consumer's connection.
 
         There an answer would wait behind the fetch under way, half a second for every partition.
         """
-        committed = {}
+        committed: dict[Partition, Checkpoint] = {}
         for found in self._consumer.committed(partitions, timeout=LOOKUP_SECONDS):
             if found.error is not None:
                 raise KafkaException(found.error)
-            committed[found.topic, found.partition] = found.offset
+            committed[found.topic, found.partition] = Checkpoint(found.offset, found.metadata or "")
         first = log_offsets(self._admin, list(committed), OffsetSpec.earliest())  # type: ignore[no-untyped-call] # a classmethod without annotations
         end = log_offsets(self._admin, list(committed), OffsetSpec.latest())  # type: ignore[no-untyped-call] # a classmethod without annotations
         starts = {}
-        for partition, offset in committed.items():
+        for partition, (offset, passport, _) in committed.items():
             if partition not in first or partition not in end:
                 topic, number = partition
                 raise Interrupted(f"{topic}[{number}] does not say where its log begins and ends")
             log = (first[partition], end[partition])
-            starts[partition], lost = start_offset(partition, offset, log, self._after_gap)
-            if lost:
-                self._telemetry.lost_to_retention(partition, lost)
+            start, lost = start_offset(partition, offset, log, self._after_gap)
+            starts[partition] = Checkpoint(start, passport, lost)
         return starts
 
     def _on_revoke(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
@@ -411,17 +429,8 @@ class Broker:
         if self._refusal is None or (refusal.permanent and not self._refusal.permanent):
             self._refusal = refusal
 
-    def _on_producer_error(self, error: KafkaError) -> None:
+    def _on_client_error(self, error: KafkaError) -> None:
         self._telemetry.client_error(error.name())
-        if error.fatal():  # cured by a new producer: a broken sequence ends with its producer
-            self._carried = self._carried or Interrupted(
-                f"the producer cannot go on: {error.name()}"
-            )
-
-    def _on_consumer_error(self, error: KafkaError) -> None:
-        self._telemetry.client_error(error.name())
-        if error.fatal():
-            self._carried = self._carried or Halted(f"the group refuses us: {error.name()}")
 
     # -- what it means --
 
@@ -429,23 +438,38 @@ class Broker:
         if self._carried is not None:
             raise self._carried
 
+    def _refused_by_group(self, error: KafkaError) -> Interrupted | Halted:
+        """Say what a fatal error of the Consumer means: the group's protocol forbids us to be."""
+        self._telemetry.client_error(error.name())
+        return Halted(f"the group refuses us: {error.str()}")
+
+    def _producer_ended(self, error: KafkaError) -> Interrupted | Halted:
+        """Say what a fatal error of the Producer means: a broken sequence ends with it."""
+        self._telemetry.client_error(error.name())
+        return Interrupted(f"the producer cannot go on: {error.name()}")
+
+    def _unproduced(self, error: KafkaError, topic: str, size: int) -> Interrupted | Halted:
+        """Say what it means that an output was not even taken in."""
+        refusal = _refusal(error, topic, size)
+        return Halted(refusal.reason) if refusal.permanent else Interrupted(refusal.reason)
+
     def _judge(self, error: KafkaError, message: Message) -> None:
         """Go on, note a missing topic, or end, by what a consumed error says."""
         code = error.code()
         self._telemetry.client_error(error.name())
-        if code in _UNKNOWN_TOPIC:
+        if code in UNKNOWN_TOPIC:
             if self._missing_since is None:
                 self._missing_since = self._clock()
-        elif code in _NOT_AUTHORISED:
+        elif code in NOT_AUTHORISED:
             raise Halted(f"not authorised to read {self._topic} in this group: {error.name()}")
         elif code in _BEYOND_THE_LOG:
             # the next incarnation looks the log's start up and says what was lost
             raise Interrupted(
                 f"{self._topic}[{message.partition()}] no longer has the offset to be read"
             )
-        elif error.fatal():
-            raise Halted(f"the group refuses us: {error.name()}")
-        elif code not in _TRYING_ON:
+        elif error.fatal() or code == KafkaError._FATAL:  # noqa: SLF001 - its name
+            raise self._refused_by_group(error)
+        elif code not in TRYING_ON:
             raise Interrupted(f"reading {self._topic} failed: {error.name()}")
 
     def _look_for_topic(self, missing_since: float) -> None:
@@ -457,7 +481,7 @@ class Broker:
         except KafkaException as problem:
             raise Interrupted(f"{self._topic} cannot be looked up: {_name(problem)}") from problem
         if self._topic not in known or known[self._topic].error is not None:
-            raise Halted(_no_such_topic(self._topic))
+            raise Halted(no_such_topic(self._topic))
         self._missing_since = None
 
 
@@ -526,6 +550,39 @@ def log_offsets(
     return offsets
 
 
+def offsets_of(checkpoints: Mapping[Partition, Checkpoint]) -> list[TopicPartition]:
+    """Give checkpoints as the client commits them."""
+    return [
+        TopicPartition(topic, number, checkpoint.next_offset, metadata=checkpoint.passport)
+        for (topic, number), checkpoint in checkpoints.items()
+    ]
+
+
+def cause_of(problem: KafkaException | SystemError) -> KafkaError:
+    """Give what Kafka said; raises the problem itself if it came from elsewhere."""
+    cause = problem.__cause__ if isinstance(problem, SystemError) else problem
+    if isinstance(cause, KafkaException):
+        error: KafkaError = cause.args[0]
+        return error
+    raise problem
+
+
+def close_within(seconds: float, *closing: Callable[[], object]) -> None:
+    """Close clients one after the other, each whatever becomes of the one before.
+
+    If the brokers do not answer, the rest is left to a thread that ends with the process.
+    """
+
+    def close() -> None:
+        for one in closing:
+            with contextlib.suppress(KafkaException, SystemError):
+                one()
+
+    thread = threading.Thread(target=close, name="kafka-leaving", daemon=True)
+    thread.start()
+    thread.join(seconds)
+
+
 def _record(message: Message) -> Record:
     headers: Headers = message.headers() or []  # type: ignore[assignment] # consumed ones are always a list with values of bytes
     return Record(
@@ -555,16 +612,17 @@ def _name(problem: KafkaException) -> str:
     return name
 
 
-def _no_such_topic(topic: str) -> str:
+def no_such_topic(topic: str) -> str:
+    """Say in one sentence that a topic is missing, and what to do."""
     return f"{topic} does not exist; `python -m deploy topics apply` creates it"
 
 
 def _refusal(error: KafkaError, topic: str, size: int) -> Refusal:
     """Put into one sentence why an output was not stored; never with its content."""
     code = error.code()
-    if code in _UNKNOWN_TOPIC:
-        reason = _no_such_topic(topic)
-    elif code in _NOT_AUTHORISED:
+    if code in UNKNOWN_TOPIC:
+        reason = no_such_topic(topic)
+    elif code in NOT_AUTHORISED:
         reason = f"not authorised to write {topic}: {error.name()}"
     elif code == KafkaError.MSG_SIZE_TOO_LARGE:
         reason = (

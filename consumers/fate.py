@@ -6,31 +6,31 @@ and what only the deployment knows (keys, framing). No socket, broker or clock.
 
 from collections.abc import Callable, Sequence
 
-import msgspec
-
 from consumers.event import Ignored, Statement, VerificationEvent
 from consumers.failures import Failure, dead_letter, failure_of
 from consumers.identity import Keys, event_id, output_key, subject_ref
 from consumers.normalizers import Normalizer
-from consumers.records import Output, Record
-from gateway.delivery import Provenance, dead_topic, output_topic
+from consumers.records import OTHER, Decision, Output, Record
+from gateway.delivery import REPLAY_OF, Provenance, dead_topic, output_topic
 
 _MOST_PATHS = 10
 """How many bad items of one batch a dead letter names."""
 
 
-class Fate(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one raw record; exactly one of events, ignored and failure is its main fate.
+_NOT_OUR_MAPPING = frozenset({"unknown_type", "invalid_json"})
+"""Kinds of failure that a broken mapping does not cause: they do not count towards a stall."""
+
+
+class Fate(Decision, frozen=True, kw_only=True):
+    """What becomes of one raw record; exactly one of events, ignored and failure is its main fate.
 
     A batch with some bad items has events and a failure.
     """
 
-    outputs: Sequence[Output]
     events: Sequence[VerificationEvent] = ()
     statements: Sequence[Statement] = ()
     ignored: Ignored | None = None
     failure: Failure | None = None
-    received_at: int | None = None
 
 
 def event_of(
@@ -117,11 +117,18 @@ class Fates:
 
     def _normalized(self, record: Record) -> Fate:
         provenance = self._provenance(record)
+        replayed = _replayed(record)
         if record.value is None:
             raise Failure("invalid_json", error_class="Tombstone")
         normalized = self._normalizer.normalize(record.value, provenance)
         if isinstance(normalized, Ignored):
-            return Fate(outputs=(), ignored=normalized, received_at=provenance.received_at)
+            return Fate(
+                outputs=(),
+                ignored=normalized,
+                received_at=provenance.received_at,
+                replayed=replayed,
+                native_type=self._known(normalized.native_type),
+            )
         events: list[VerificationEvent] = []
         statements: list[Statement] = []
         failures: list[Failure] = []
@@ -142,12 +149,17 @@ class Fates:
         elif not events:
             # A delivery of no items says nothing; leaving it without a fate would lose it.
             raise Failure("schema_mismatch", error_class="NoItems")
+        native_type = statements[-1].native_type if statements else failures[-1].native_type
         return Fate(
             outputs=outputs,
+            event_ids=[bytes.fromhex(event.event_id.replace("-", "")) for event in events],
             events=events,
             statements=statements,
             failure=failure,
             received_at=provenance.received_at,
+            replayed=replayed,
+            native_type=self._known(native_type),
+            failed=failure is not None and failure.kind not in _NOT_OUR_MAPPING,
         )
 
     def _provenance(self, record: Record) -> Provenance:
@@ -163,7 +175,20 @@ class Fates:
 
     def _dead(self, record: Record, failure: Failure) -> Fate:
         letter = dead_letter(record, failure, self._dead_topic, self._normalizer.REVISION)
-        return Fate(outputs=(letter,), failure=failure)
+        return Fate(
+            outputs=(letter,),
+            failure=failure,
+            replayed=_replayed(record),
+            native_type=self._known(failure.native_type),
+            failed=failure.kind not in _NOT_OUR_MAPPING,
+        )
+
+    def _known(self, native_type: str | None) -> str:
+        return native_type if native_type in self._normalizer.NATIVE_TYPES else OTHER
+
+
+def _replayed(record: Record) -> bool:
+    return any(name == REPLAY_OF for name, _ in record.headers)
 
 
 def _merged(failures: Sequence[Failure]) -> Failure | None:
@@ -172,4 +197,6 @@ def _merged(failures: Sequence[Failure]) -> Failure | None:
         return None
     first = failures[0]
     paths = ",".join(failure.path for failure in failures[:_MOST_PATHS])
-    return Failure(first.kind, path=paths, error_class=first.error_class)
+    return Failure(
+        first.kind, path=paths, error_class=first.error_class, native_type=first.native_type
+    )

@@ -5,7 +5,7 @@ Labels come from closed sets: native types only if the mapping knows them, else 
 
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import get_args
+from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.metrics_core import GaugeMetricFamily
@@ -16,9 +16,11 @@ from prometheus_client.registry import Collector
 from consumers.failures import ErrorKind
 from consumers.fate import Fate
 from consumers.lag import LagTracker
-from consumers.worker import CommitFailure, Partition, Span
+from consumers.records import OTHER, Decision, Partition
+from consumers.worker import CommitFailure, Span
 
-OTHER = "other"
+DedupTrouble = Literal["late", "unreadable", "discarded"]
+"""What can be wrong with the memory of what was seen; none of it loses an event."""
 
 STAGES: Mapping[ErrorKind, str] = {
     "invalid_json": "decoding",
@@ -33,11 +35,45 @@ STAGES: Mapping[ErrorKind, str] = {
 disable_created_metrics()  # type: ignore[no-untyped-call]  # declared without types in 0.26
 
 
+class _Notes:
+    """What became of the records of one epoch, until it is committed."""
+
+    def __init__(self) -> None:
+        self.consumed: Tally[str] = Tally()
+        self.normalized: Tally[tuple[str, str, str]] = Tally()
+        self.reasons: Tally[str] = Tally()
+        self.failures: Tally[ErrorKind] = Tally()
+        self.unmapped: Tally[str] = Tally()
+        self.ignored: Tally[str] = Tally()
+        self.received: list[int] = []
+        self.ages: list[int] = []
+
+    def note(self, fate: Fate, duplicates: Sequence[tuple[int, int]]) -> None:
+        """Take note of one record's fate, and of which of its events were duplicates."""
+        self.consumed[fate.native_type] += 1
+        seen = dict(duplicates)
+        self.ages += seen.values()
+        for index, statement in enumerate(fate.statements):
+            if index in seen:
+                continue
+            self.normalized[statement.category, statement.status, statement.outcome] += 1
+            for code, _ in statement.reasons:
+                self.reasons[code] += 1
+            for field in statement.unmapped:
+                self.unmapped[field] += 1
+        if fate.received_at is not None and len(duplicates) < max(1, len(fate.statements)):
+            self.received.append(fate.received_at)
+        if fate.ignored is not None:
+            self.ignored[fate.ignored.reason] += 1
+        if fate.failure is not None:
+            self.failures[fate.failure.kind] += 1
+
+
 class Meter(LagTracker):
     """The metrics of one consumer process: told of every fate, and of what the loop does.
 
-    `clock` gives seconds since the epoch. Fates are counted when their outputs are
-    acknowledged, so that what is redone after an interruption is not counted twice here.
+    `clock` gives seconds since the epoch. Fates are counted when their outputs are acknowledged
+    (in transactions: committed), so that what is redone after an interruption counts once.
     """
 
     def __init__(
@@ -53,13 +89,8 @@ class Meter(LagTracker):
         self._group = group
         self._native_types = native_types
         self._clock = clock
-        self._consumed: Tally[str] = Tally()
-        self._normalized: Tally[tuple[str, str, str]] = Tally()
-        self._reasons: Tally[str] = Tally()
-        self._failures: Tally[str] = Tally()
-        self._unmapped: Tally[str] = Tally()
-        self._ignored: Tally[str] = Tally()
-        self._received: list[int] = []
+        self._open = _Notes()
+        self._sealed = _Notes()
         self._owned_count = 0
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
@@ -104,6 +135,44 @@ class Meter(LagTracker):
             "verihook_records_ignored_total",
             "Raw records of a known kind that deliberately become no event.",
             ("provider", "reason"),
+            registry=registry,
+        )
+        self.duplicates = Counter(
+            "verihook_duplicates_total",
+            "Events not written again, because an earlier raw record said the same.",
+            ("provider",),
+            registry=registry,
+        )
+        self.duplicate_age = Histogram(
+            "verihook_duplicate_age_seconds",
+            "How long after the first delivery a duplicate was received: a provider's retries.",
+            ("provider",),
+            buckets=(1.0, 10.0, 60.0, 600.0, 3600.0, 21_600.0, 86_400.0, 259_200.0, 604_800.0),
+            registry=registry,
+        )
+        self.unchecked = Counter(
+            "verihook_dedup_unchecked_total",
+            "Events written before it was known what was seen earlier: some can be duplicates.",
+            ("provider",),
+            registry=registry,
+        )
+        self.catching_up = Gauge(
+            "verihook_dedup_catching_up_partitions",
+            "Partitions that wait until it is known what was seen in them; not 0 for long: slow.",
+            ("group",),
+            registry=registry,
+        )
+        self.dedup_troubles = Counter(
+            "verihook_dedup_troubles_total",
+            "Troubles with what is known to be seen: late (used before it was complete), "
+            "unreadable (an entry was skipped), discarded (a store was thrown away and rebuilt).",
+            ("group", "trouble"),
+            registry=registry,
+        )
+        self.stalls = Gauge(
+            "verihook_consumer_stalled",
+            "1: so many records failed that nothing more is read until the mapping is mended.",
+            ("group",),
             registry=registry,
         )
         self.end_to_end = Histogram(
@@ -194,33 +263,21 @@ class Meter(LagTracker):
             self.rebalances.labels(self._group, change)
         for reason in get_args(CommitFailure):
             self.commit_errors.labels(self._group, reason)
+        self._duplicates = self.duplicates.labels(self._provider)
+        self._duplicate_age = self.duplicate_age.labels(self._provider)
+        self._unchecked = self.unchecked.labels(self._provider)
+        self._catching_up = self.catching_up.labels(self._group)
+        self._stalls = self.stalls.labels(self._group)
         self._end_to_end = self.end_to_end.labels(self._provider)
         self._last_poll = self.last_poll.labels(self._group)
         self.last_commit.labels(self._group)
         self._assigned = self.assigned_partitions.labels(self._group)
         self._barrier_seconds = self.barrier_seconds.labels(self._group)
+        for trouble in get_args(DedupTrouble):
+            self.dedup_troubles.labels(self._group, trouble)
         self.queue_waits.labels(self._group)
         self.interruptions.labels(self._group)
         self.client_errors.labels(self._group)
-
-    def count(self, fate: Fate) -> None:
-        """Take note of one record's fate; it is counted at the next barrier."""
-        if fate.received_at is not None:
-            self._received.append(fate.received_at)
-        native_type = OTHER
-        for statement in fate.statements:
-            native_type = statement.native_type
-            self._normalized[statement.category, statement.status, statement.outcome] += 1
-            for code, _ in statement.reasons:
-                self._reasons[code] += 1
-            for field in statement.unmapped:
-                self._unmapped[field] += 1
-        if fate.ignored is not None:
-            native_type = fate.ignored.native_type
-            self._ignored[fate.ignored.reason] += 1
-        if fate.failure is not None:
-            self._failures[fate.failure.kind] += 1
-        self._consumed[native_type if native_type in self._native_types else OTHER] += 1
 
     # -- what the loop tells --
 
@@ -247,10 +304,37 @@ class Meter(LagTracker):
         """The group was left."""
         super().closed()
         self._assigned.set(0)
+        self._stalls.set(0)
+        self._catching_up.set(0)
 
     def consumed(self, spans: Mapping[Partition, Span]) -> None:
         """These records came in."""
         super().consumed(spans)
+
+    def handled(self, decision: Decision, duplicates: Sequence[tuple[int, int]]) -> None:
+        """This became of a record; it is counted when its epoch is committed."""
+        if isinstance(decision, Fate):
+            self._open.note(decision, duplicates)
+
+    def written_unchecked(self, events: int) -> None:
+        """These events were written before it was known what was seen."""
+        self._unchecked.inc(events)
+
+    def catching_up_with(self, partitions: int) -> None:
+        """So many partitions wait until it is known what was seen in them."""
+        self._catching_up.set(partitions)
+
+    def sealed(self) -> None:
+        """An epoch ended; what is noted from now on belongs to the next."""
+        self._sealed, self._open = self._open, _Notes()
+
+    def dropped(self) -> None:
+        """Outputs were dropped: their records are read, and noted, again."""
+        self._sealed, self._open = _Notes(), _Notes()
+
+    def stalled(self, native_type: str) -> None:  # noqa: ARG002 - its name is for the log
+        """Too much fails; nothing more is read."""
+        self._stalls.set(1)
 
     def queue_full(self) -> None:
         """An output had to wait for room in the producer's queue."""
@@ -260,18 +344,28 @@ class Meter(LagTracker):
         """Every output was acknowledged: what was noted is counted."""
         self._barrier_seconds.observe(seconds)
         now = self._clock()
-        for received_at in self._received:
+        notes, self._sealed = self._sealed, _Notes()
+        for received_at in notes.received:
             self._end_to_end.observe(max(0.0, now - received_at / 1000))
-        self._received.clear()
+        for age in notes.ages:
+            self._duplicate_age.observe(age)
+        self._duplicates.inc(len(notes.ages))
         provider = self._provider
-        _hand_over(self._consumed, lambda key: self.records_consumed.labels(provider, key))
-        _hand_over(self._normalized, lambda key: self.events_normalized.labels(provider, *key))
-        _hand_over(self._reasons, lambda key: self.reasons.labels(provider, key))
-        _hand_over(self._unmapped, lambda key: self.unmapped.labels(provider, key))
-        _hand_over(self._ignored, lambda key: self.ignored.labels(provider, key))
-        for kind in self._failures:
-            self.dead_letters.labels(provider, kind).inc(self._failures[kind])
-        _hand_over(self._failures, lambda key: self.failures.labels(provider, _stage(key), key))
+        for native_type, count in notes.consumed.items():
+            known = native_type if native_type in self._native_types else OTHER
+            self.records_consumed.labels(provider, known).inc(count)
+        for key, count in notes.normalized.items():
+            self.events_normalized.labels(provider, *key).inc(count)
+        for kind, count in notes.failures.items():
+            self.dead_letters.labels(provider, kind).inc(count)
+            self.failures.labels(provider, STAGES[kind], kind).inc(count)
+        for tally, counter in (
+            (notes.reasons, self.reasons),
+            (notes.unmapped, self.unmapped),
+            (notes.ignored, self.ignored),
+        ):
+            for label, count in tally.items():
+                counter.labels(provider, label).inc(count)
 
     def committed(self, offsets: Mapping[Partition, int]) -> None:
         """The group acknowledged these offsets."""
@@ -281,19 +375,6 @@ class Meter(LagTracker):
     def commit_failed(self, why: CommitFailure) -> None:
         """A commit was refused, or not answered."""
         self.commit_errors.labels(self._group, why).inc()
-
-    def purged(self) -> None:
-        """Outputs were dropped: their records are read, and noted, again."""
-        for tally in (
-            self._consumed,
-            self._normalized,
-            self._reasons,
-            self._failures,
-            self._unmapped,
-            self._ignored,
-        ):
-            tally.clear()
-        self._received.clear()
 
     def lost_to_retention(self, partition: Partition, records: int) -> None:
         """Records were deleted before they were read."""
@@ -310,16 +391,6 @@ class Meter(LagTracker):
     def _changed(self, change: str) -> None:
         self.rebalances.labels(self._group, change).inc()
         self._assigned.set(len(self.owned()))
-
-
-def _stage(kind: str) -> str:
-    return next(stage for known, stage in STAGES.items() if known == kind)
-
-
-def _hand_over(tally: Tally, child: Callable[..., Counter]) -> None:  # type: ignore[type-arg]  # keys differ
-    for key, count in tally.items():
-        child(key).inc(count)
-    tally.clear()
 
 
 class _LagCollector(Collector):

@@ -1,32 +1,44 @@
 """One consumer process from start to stop: a provider's raw topic in, events out."""
 
 import os
+import tempfile
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import confluent_kafka
 import structlog
 
-from consumers.broker import Broker, EndProbe
+from consumers.broker import AfterGap, Broker, EndProbe
 from consumers.codec import encoder
+from consumers.dedup import First, pack
 from consumers.fate import Fates
+from consumers.ledger import Delivery, Page, page_output
 from consumers.metrics import Meter
 from consumers.normalizers import NORMALIZERS
-from consumers.records import Output, Record
-from consumers.settings import Settings
-from consumers.worker import CommitFailure, Halted, Partition, Worker, keep_going
+from consumers.records import Output, Partition
+from consumers.seen import SeenTelemetry, StoreFolders, TopicSeen
+from consumers.settings import AT_LEAST_ONCE, EXACTLY_ONCE, Settings
+from consumers.transactions import TRANSACTION_SECONDS, TransactionalBroker
+from consumers.worker import CommitFailure, Halted, Kafka, Worker, keep_going
 from consumers.worker import Settings as LoopSettings
 from gateway.delivery import (
+    BOOKS_MESSAGE_BYTES,
     DEAD_MESSAGE_BYTES,
     OUTPUT_MESSAGE_BYTES,
     dead_topic,
     group_id,
+    ledger_topic,
     output_topic,
     raw_topic,
+    seen_topic,
 )
 from gateway.kafka import ClientLog, ClusterUnreachable, TopicNeeds, topic_problem
 from gateway.process import (
+    Address,
     Admin,
     ConfigurationError,
     Readiness,
@@ -37,11 +49,12 @@ from gateway.process import (
 
 VERSION = "0.1.0"
 _PROBE_SECONDS = 2.0
+_RESUME_SECONDS = 10.0
 
 log = structlog.get_logger()
 
 
-class Attendant(Meter):
+class Attendant(Meter, SeenTelemetry):
     """The meter, which also logs what a person wants to know and keeps readiness."""
 
     def __init__(
@@ -57,6 +70,7 @@ class Attendant(Meter):
         self._readiness = readiness
         self._sparing = Sparing()
         self._ready = False
+        self.is_stalled = False
 
     def polled(self) -> None:
         """Kafka was asked for records and came back."""
@@ -64,6 +78,7 @@ class Attendant(Meter):
         if not self._ready:
             self._ready = True
             self._readiness.set("group")
+            self._readiness.set("mapping")
 
     def assigned(self, starts: Mapping[Partition, int]) -> None:
         """These partitions became ours."""
@@ -80,10 +95,44 @@ class Attendant(Meter):
         super().lost(partitions)
         log.warning("lost", partitions=[number for _, number in partitions])
 
+    def closed(self) -> None:
+        """The group was left."""
+        super().closed()
+        self.is_stalled = False
+
     def commit_failed(self, why: CommitFailure) -> None:
         """A commit was refused, or not answered."""
         super().commit_failed(why)
         log.warning("commit_failed", why=why, then="the work is done again")
+
+    def stalled(self, native_type: str) -> None:
+        """Too much fails; nothing more is read."""
+        super().stalled(native_type)
+        self.is_stalled = True
+        why = f"stalled: at least half of {native_type} became dead letters"
+        self._readiness.set("mapping", why)
+        then = "mend the mapping and start anew, or `python -m consumers resume`"
+        log.error("stalled", native_type=native_type, then=then)
+
+    def rebuilt(self, partition: Partition, entries: int, seconds: float) -> None:
+        """It is known what was seen in a partition."""
+        topic, number = partition
+        log.info("seen_known", topic=topic, partition=number, entries=entries, seconds=seconds)
+
+    def late(self, partition: Partition, seconds: float) -> None:
+        """A partition is used though it is not known yet what was seen in it."""
+        self.dedup_troubles.labels(self._group, "late").inc()
+        log.warning("seen_late", partition=partition[1], seconds=seconds)
+
+    def unreadable(self, partition: Partition, offset: int) -> None:
+        """A record of the seen topic was skipped."""
+        self.dedup_troubles.labels(self._group, "unreadable").inc()
+        log.error("seen_unreadable", partition=partition[1], offset=offset)
+
+    def discarded(self, partition: Partition, why: str) -> None:
+        """A store cannot be used, and is made anew from the topic."""
+        self.dedup_troubles.labels(self._group, "discarded").inc()
+        log.error("seen_discarded", partition=partition[1], why=why)
 
     def lost_to_retention(self, partition: Partition, records: int) -> None:
         """Records were deleted before they were read."""
@@ -114,32 +163,25 @@ def run(provider: str, settings: Settings) -> bool:
     normalizer = NORMALIZERS[provider]
     prefix = settings.topic_prefix
     group = group_id(provider, prefix)
-    readiness = Readiness("topics", "group")
+    readiness = Readiness("topics", "group", "mapping")
+    readiness.set("mapping")
     meter = Attendant(provider, group, normalizer.NATIVE_TYPES, readiness)
-    admin = Admin(settings.admin_listen, meter.registry, readiness)
+    line = _Line(provider, settings, meter)
+    admin = Admin(
+        settings.admin_listen, meter.registry, readiness, {f"/resume/{provider}": line.resume}
+    )
     admin.start()
     stop = threading.Event()
     on_stop_signals(stop.set)
-    log.info("starting", provider=provider, group=group, admin=str(admin.address), pid=os.getpid())
-    client = {**settings.kafka, "logger": ClientLog()}
-    fates = Fates(provider, normalizer, encoder(settings.prefix), settings.keys, prefix)
-
-    def decide(record: Record) -> Sequence[Output]:
-        fate = fates.decide(record)
-        meter.count(fate)
-        return fate.outputs
-
-    def start() -> Worker:
-        loop = LoopSettings(mapping_revision=normalizer.REVISION)
-        broker = Broker(
-            client,
-            raw_topic(provider, prefix),
-            group,
-            max_poll_interval=loop.max_poll_interval,
-            after_gap="continue" if settings.continue_over_gaps else "halt",
-            telemetry=meter,
-        )
-        return Worker(broker, decide, loop, telemetry=meter)
+    log.info(
+        "starting",
+        provider=provider,
+        group=group,
+        admin=str(admin.address),
+        pid=os.getpid(),
+        delivery=line.delivery,
+        dedup_days=line.dedup_days,
+    )
 
     def pause(seconds: float) -> None:
         stop.wait(seconds)
@@ -147,11 +189,11 @@ def run(provider: str, settings: Settings) -> bool:
     try:
         if not _topics_granted(provider, settings, readiness, stop):
             return True
-        probe = EndProbe(client, meter)
+        probe = EndProbe(line.client, meter)
         probe.start()
         settle_memory()
         try:
-            finished = keep_going(start, stop.is_set, pause, meter)
+            finished = keep_going(line.start, stop.is_set, pause, meter)
         finally:
             probe.stop()
     except Halted as end:
@@ -162,6 +204,137 @@ def run(provider: str, settings: Settings) -> bool:
         return finished
     finally:
         admin.close()
+        line.close()
+
+
+def resumed(provider: str, admin: Address) -> str:
+    """Ask the process of a provider at this admin address to go on after a stall.
+
+    Gives what it answers. Raises ConfigurationError if nobody answers there, or another provider.
+    """
+    request = urllib.request.Request(f"http://{admin}/resume/{provider}", method="POST")
+    try:
+        with urllib.request.urlopen(request, timeout=_RESUME_SECONDS) as answer:  # noqa: S310 - as above
+            text: bytes = answer.read()
+    except urllib.error.HTTPError as error:
+        raise ConfigurationError(
+            f"the process at {admin} is not a consumer of {provider}; name its own with --admin"
+        ) from error
+    except OSError as error:
+        raise ConfigurationError(
+            f"nobody answers at {admin}; name the admin address of {provider}'s process "
+            "with --admin"
+        ) from error
+    return text.decode().strip()
+
+
+class _Line:
+    """Builds one incarnation after the other, all of one provider's process."""
+
+    def __init__(self, provider: str, settings: Settings, meter: Attendant) -> None:
+        normalizer = NORMALIZERS[provider]
+        prefix = settings.topic_prefix
+        self._settings = settings
+        self._meter = meter
+        self._group = group_id(provider, prefix)
+        self._raw_topic = raw_topic(provider, prefix)
+        self._seen_topic = seen_topic(provider, prefix)
+        self._ledger_topic = ledger_topic(provider, prefix)
+        self._revision = normalizer.REVISION
+        self._fates = Fates(provider, normalizer, encoder(settings.prefix), settings.keys, prefix)
+        days = settings.dedup_days
+        self.dedup_days = normalizer.RETRIED_FOR_DAYS + 1 if days is None else days
+        self.delivery: Delivery = AT_LEAST_ONCE if settings.slot is None else EXACTLY_ONCE
+        self.client = {**settings.kafka, "logger": ClientLog()}
+        self._scratch = None if settings.state_folder else tempfile.TemporaryDirectory("-verihook")
+        self._worker: Worker | None = None
+        self._forgiving = False
+
+    def start(self) -> Worker:
+        """Build new clients, and a worker that goes on from the committed offsets."""
+        loop = LoopSettings(
+            mapping_revision=self._revision,
+            dedup_window_seconds=self.dedup_days * 86_400,
+            stall=self._settings.stall,
+            transaction_seconds=None if self._settings.slot is None else TRANSACTION_SECONDS,
+        )
+        after_gap: AfterGap = "continue" if self._settings.continue_over_gaps else "halt"
+        kafka: Kafka
+        if self._settings.slot is None:
+            kafka = Broker(
+                self.client,
+                self._raw_topic,
+                self._group,
+                max_poll_interval=loop.max_poll_interval,
+                after_gap=after_gap,
+                telemetry=self._meter,
+            )
+        else:
+            kafka = TransactionalBroker(
+                self.client,
+                self._raw_topic,
+                self._group,
+                self._settings.slot,
+                max_poll_interval=loop.max_poll_interval,
+                after_gap=after_gap,
+                telemetry=self._meter,
+            )
+        forgiving, self._forgiving = self._forgiving, False
+        seen = self._seen() if self.dedup_days else None
+        self._worker = Worker(
+            kafka,
+            self._fates.decide,
+            loop,
+            telemetry=self._meter,
+            keep=lambda *books: self._keep(seen, *books),
+            seen=seen,
+            forgiving=forgiving,
+        )
+        return self._worker
+
+    def resume(self) -> str:
+        """Go on after a stall; what failed until now is not held against what comes."""
+        if not self._meter.is_stalled:
+            return "not stalled; nothing to do"
+        self._forgiving = True
+        if self._worker is not None:
+            self._worker.interrupt("resumed by an operator")
+        return "resumed; what failed until now is in the dead letters"
+
+    def close(self) -> None:
+        """Delete what is not kept between starts."""
+        if self._scratch is not None:
+            self._scratch.cleanup()
+
+    def _seen(self) -> TopicSeen:
+        root = self._settings.state_folder or Path(self._scratch.name if self._scratch else ".")
+        return TopicSeen(
+            self.client,
+            self._seen_topic,
+            self._group,
+            StoreFolders(root / self._group, self.dedup_days * 86_400),
+            rebuild_seconds=self._settings.rebuild_seconds,
+            telemetry=self._meter,
+        )
+
+    def _keep(
+        self,
+        seen: TopicSeen | None,
+        partition: Partition,
+        page: Page,
+        entries: Mapping[bytes, First],
+    ) -> Sequence[Output]:
+        """Write the books of one epoch and partition: its fates, and which events it wrote."""
+        number = partition[1]
+        page.delivery = self.delivery
+        books = [page_output(page, self._ledger_topic, number, self._revision)]
+        if seen is not None and entries:
+            values = pack(entries, revision=self._revision, partitions=seen.partitions)
+            books += [
+                Output(topic=self._seen_topic, key=None, value=value, partition=number)
+                for value in values
+            ]
+        return books
 
 
 def _topics_granted(
@@ -182,6 +355,12 @@ def _topics_granted(
         ),
         output_topic(prefix): TopicNeeds(
             max_message_bytes=OUTPUT_MESSAGE_BYTES, min_insync_replicas=copies
+        ),
+        seen_topic(provider, prefix): TopicNeeds(
+            max_message_bytes=BOOKS_MESSAGE_BYTES, min_insync_replicas=copies, log_append_time=True
+        ),
+        ledger_topic(provider, prefix): TopicNeeds(
+            max_message_bytes=BOOKS_MESSAGE_BYTES, min_insync_replicas=copies
         ),
     }
     while not stop.is_set():

@@ -2,6 +2,8 @@
 
 import secrets
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -13,6 +15,10 @@ from gateway.kafka import client_config, topic_prefix
 from gateway.process import Address, ConfigurationError, log_level, read_secret_file
 
 LEAST_KEY_BYTES = 32
+DEFAULT_ADMIN = "127.0.0.1:9465"
+
+AT_LEAST_ONCE: Final = "at-least-once"
+EXACTLY_ONCE: Final = "exactly-once"
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,15 +32,34 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What stands before the Avro bytes: the framing."""
     continue_over_gaps: bool
     single_copy: bool
+    slot: int | None
+    """The slot of a process that delivers exactly once; None where delivery is at least once."""
+    dedup_days: int | None
+    """Days for which duplicates are told, 0 for none; None is what the provider needs."""
+    state_folder: Path | None
+    """Where what was seen is kept between starts; None reads it from Kafka at each start."""
+    rebuild_seconds: float
+    """How long a partition may wait until it is known what was seen in it."""
+    stall: bool
     log_level: str
 
 
-def load_settings(environ: Mapping[str, str], *, demo: bool = False) -> Settings:
-    """Read the environment. Raises ConfigurationError naming the variable and what it should be."""
+def load_settings(
+    environ: Mapping[str, str],
+    *,
+    demo: bool = False,
+    delivery: str = "",
+    slot: int | None = None,
+    stall: bool = True,
+) -> Settings:
+    """Read the environment. Raises ConfigurationError naming the variable and what it should be.
+
+    `delivery` and `slot` win over their variables.
+    """
     prefix = topic_prefix(environ)
     return Settings(
         admin_listen=Address.parse(
-            environ.get("CONSUMER_ADMIN_LISTEN", "127.0.0.1:9465"), "CONSUMER_ADMIN_LISTEN"
+            environ.get("CONSUMER_ADMIN_LISTEN", DEFAULT_ADMIN), "CONSUMER_ADMIN_LISTEN"
         ),
         topic_prefix=prefix,
         kafka=client_config(environ),
@@ -44,6 +69,11 @@ def load_settings(environ: Mapping[str, str], *, demo: bool = False) -> Settings
             environ, "CONSUMER_RETENTION_GAP", {"stop": False, "continue": True}
         ),
         single_copy=_choice(environ, "CONSUMER_SINGLE_COPY", {"0": False, "1": True}),
+        slot=_slot(environ, delivery, slot),
+        dedup_days=_whole(environ, "CONSUMER_DEDUP_DAYS", None, (0, 400)),
+        state_folder=_folder(environ, "CONSUMER_STATE_DIR"),
+        rebuild_seconds=float(_whole(environ, "CONSUMER_REBUILD_SECONDS", 300, (1, 86_400)) or 0),
+        stall=stall,
         log_level=log_level(environ),
     )
 
@@ -106,3 +136,46 @@ def _choice(environ: Mapping[str, str], name: str, choices: Mapping[str, bool]) 
     if text not in choices:
         raise ConfigurationError(f"{name} is {text!r}; it should be {' or '.join(choices)}")
     return choices[text]
+
+
+def _slot(environ: Mapping[str, str], delivery: str, slot: int | None) -> int | None:
+    """Give the slot where delivery is exactly once, else None."""
+    mode = delivery or environ.get("CONSUMER_DELIVERY") or AT_LEAST_ONCE
+    if mode not in (AT_LEAST_ONCE, EXACTLY_ONCE):
+        raise ConfigurationError(
+            f"the delivery mode is {mode!r}; it should be {AT_LEAST_ONCE} or {EXACTLY_ONCE}"
+        )
+    number = _whole(environ, "CONSUMER_SLOT", None, (0, 9_999)) if slot is None else slot
+    if mode == AT_LEAST_ONCE:
+        return None
+    if number is None:
+        raise ConfigurationError(
+            f"{EXACTLY_ONCE} needs a slot: give --slot or CONSUMER_SLOT, a number from 0 that no "
+            "other process of this group has and that a restarted process keeps (the ordinal of a "
+            "StatefulSet)"
+        )
+    return number
+
+
+def _whole(
+    environ: Mapping[str, str], name: str, default: int | None, bounds: tuple[int, int]
+) -> int | None:
+    text = environ.get(name, "")
+    if not text:
+        return default
+    least, most = bounds
+    if not text.isascii() or not text.isdigit() or not least <= int(text) <= most:
+        raise ConfigurationError(
+            f"{name} is {text!r}; it should be a whole number from {least} to {most}"
+        )
+    return int(text)
+
+
+def _folder(environ: Mapping[str, str], name: str) -> Path | None:
+    text = environ.get(name, "")
+    if not text:
+        return None
+    folder = Path(text)
+    if not folder.is_absolute():
+        raise ConfigurationError(f"{name} is {text!r}; it should be an absolute path of a folder")
+    return folder

@@ -1,25 +1,34 @@
 """The loop: consume, decide, produce, and at each barrier commit what is proven stored.
 
 It is a state machine over `Kafka`, a narrow interface, so that a simulation can crash, fence,
-delay and refuse at every call. At-least-once and crash-only: nothing is kept that is not in
-Kafka, and any end but a clean one leaves the committed offsets to start again from.
+delay and refuse at every call. Crash-only: nothing is kept that is not in Kafka, and any end
+but a clean one leaves the committed offsets to start again from.
+
+Work is cut into epochs. An open epoch takes in records; a sealed one waits until Kafka has all
+its outputs, and then its offsets are committed. Meanwhile the next epoch is open: its records
+are decided, and what they put out is held back until the sealed one is committed, so that
+outputs, commits and transactions stay in order and a broker's round trip costs no idle time.
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
-from consumers.records import Output, Record
-
-Partition = tuple[str, int]
-"""A topic and the number of one of its partitions."""
+from consumers import passport
+from consumers.dedup import First, Seen, is_duplicate
+from consumers.ledger import FateCode, Page
+from consumers.records import Decision, Output, Partition, Record
+from consumers.stall import Window, stalled
 
 MAX_POLL_SECONDS = 0.2
 """librdkafka's batch call does not wake for signals: the longest SIGTERM waits to be seen."""
 
 _WAIT_SECONDS = 0.05
+_GLANCE_SECONDS = 0.005
+"""Long enough for a flush to end lingering, short enough to go on deciding meanwhile."""
 
 CommitFailure = Literal["membership", "unanswered"]
 """Why a commit failed: the partitions are someone else's now, or the group cannot be reached.
@@ -44,10 +53,14 @@ class Refusal(NamedTuple):
 
 
 class Checkpoint(NamedTuple):
-    """What a commit says of a partition: the next offset to read, and a text for operators."""
+    """What a commit says of a partition: the next offset to read, and a text for operators.
+
+    Of a start, `lost` records right before it were deleted by retention, and nobody read them.
+    """
 
     next_offset: int
     passport: str
+    lost: int = 0
 
 
 class Span(msgspec.Struct):
@@ -63,8 +76,11 @@ class Span(msgspec.Struct):
 class Listener(Protocol):
     """Who is told what the group decides, always from within `consume`."""
 
-    def assigned(self, starts: Mapping[Partition, int]) -> None:
-        """Own these partitions from now on, reading from these offsets."""
+    def assigned(self, starts: Mapping[Partition, Checkpoint]) -> None:
+        """Own these partitions from now on, reading from these offsets.
+
+        The passport is the one that was committed there, or empty.
+        """
         ...
 
     def revoked(self, partitions: Sequence[Partition]) -> None:
@@ -87,7 +103,10 @@ class Listener(Protocol):
 class Kafka(Protocol):
     """All the loop needs of Kafka; every call is bounded in time.
 
-    Any call may raise Interrupted or Halted. A transactional Kafka differs behind `commit`.
+    Any call may raise Interrupted or Halted. A transactional Kafka differs behind its calls:
+    the first `produce` begins a transaction, `commit` ends it with the offsets in it and calls
+    the listener before it returns, and `purge` aborts it. Between a `commit` and the `flush`
+    before it nothing is produced.
     """
 
     def subscribe(self, listener: Listener) -> None:
@@ -96,6 +115,17 @@ class Kafka(Protocol):
 
     def consume(self, limit: int, timeout: float) -> Sequence[Record]:
         """Give the next records, at most `limit`; may call the listener before it returns."""
+        ...
+
+    def pause(self, partitions: Sequence[Partition]) -> None:
+        """Give no more records of these partitions; what is consumed already is the loop's.
+
+        Also from within `assigned`. A partition that is assigned anew is not paused.
+        """
+        ...
+
+    def resume(self, partitions: Sequence[Partition]) -> None:
+        """Give records of these partitions again, from where `consume` stopped giving them."""
         ...
 
     def produce(self, output: Output) -> bool:
@@ -151,11 +181,29 @@ class Telemetry:
     def consumed(self, spans: Mapping[Partition, Span]) -> None:
         """These records came in and are about to be decided."""
 
+    def handled(self, decision: Decision, duplicates: Sequence[tuple[int, int]]) -> None:
+        """This became of a record; of its events these (by index) were duplicates, so old (s)."""
+
+    def written_unchecked(self, events: int) -> None:
+        """So many events were written before it was known what was seen earlier."""
+
+    def catching_up_with(self, partitions: int) -> None:
+        """So many partitions wait until it is known what was seen in them."""
+
+    def sealed(self) -> None:
+        """What was handled until now is one epoch, and waits for Kafka's acknowledgements."""
+
+    def stalled(self, native_type: str) -> None:
+        """So much of this native type failed that nothing more is read."""
+
+    def dropped(self) -> None:
+        """What was handled and not acknowledged is given up; somebody does it again."""
+
     def queue_full(self) -> None:
         """An output had to wait for room in the producer's queue."""
 
     def barrier(self, seconds: float) -> None:
-        """Every output was acknowledged, `seconds` after the barrier began."""
+        """Every output of the sealed epoch was acknowledged, `seconds` after it was sealed."""
 
     def committed(self, offsets: Mapping[Partition, int]) -> None:
         """The group acknowledged these next offsets."""
@@ -180,16 +228,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The loop's sizes and times, in records and seconds.
 
     The budgets are shares of max.poll.interval, after which the group takes the partitions
-    away: handing over a batch and its barrier together stay below it.
+    away, or of the time a transaction may stay open: handing over a batch and its barrier
+    together stay below it.
     """
 
     batch_records: int = 500
     poll_seconds: float = 0.1
+    decide_seconds: float = 0.25
+    """After so long a batch is left for the next step: records can be dear."""
     barrier_seconds: float = 0.5
     barrier_records: int = 5_000
     drain_seconds: float = 15.0
     max_poll_interval: float = 300.0
+    transaction_seconds: float | None = None
+    """How long a transaction may stay open, if there are any."""
     mapping_revision: int = 0
+    dedup_window_seconds: int = 8 * 86_400
+    stall: bool = True
 
     def __post_init__(self) -> None:
         """Refuse a poll that would keep SIGTERM waiting."""
@@ -197,14 +252,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"poll_seconds is {self.poll_seconds}, must be at most 0.2")
 
     @property
+    def _longest(self) -> float:
+        return min(self.max_poll_interval, self.transaction_seconds or self.max_poll_interval)
+
+    @property
     def produce_budget(self) -> float:
         """Seconds one batch may wait for room in the producer's queue."""
-        return 0.2 * self.max_poll_interval
+        return 0.2 * self._longest
 
     @property
     def barrier_budget(self) -> float:
-        """Seconds a barrier may wait: longer than message.timeout.ms, which says more."""
-        return 0.5 * self.max_poll_interval
+        """Seconds a barrier may wait.
+
+        Without transactions that is longer than message.timeout.ms, which says more.
+        """
+        return 0.5 * self._longest
 
     @property
     def answer_budget(self) -> float:
@@ -214,66 +276,98 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def revoke_budget(self) -> float:
         """Seconds the group is kept waiting for partitions it wants back."""
-        return 0.2 * self.max_poll_interval
-
-
-class Passport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a commit's metadata tells when every consumer is dead; times in milliseconds."""
-
-    mapping_revision: int
-    last_record_at: int
-
-
-def passport(mapping_revision: int, last_record_at: int) -> str:
-    """Write the text that travels with a committed offset; the broker's limit is 4,096 bytes."""
-    stamped = Passport(mapping_revision=mapping_revision, last_record_at=last_record_at)
-    return msgspec.json.encode(stamped).decode()
+        return min(0.2 * self.max_poll_interval, self.barrier_budget)
 
 
 class _Reading(msgspec.Struct):
-    """How far one owned partition is: handled, asked to be committed, known to be committed."""
+    """How far one owned partition is.
+
+    Four offsets: the next to be decided, the next after the last sealed epoch, the next that
+    was asked to be committed, the next that is known to be.
+    """
 
     position: int
+    sealed: int
     asked: int
     committed: int
+    window: Window
     last_timestamp: int = 0
+    fresh: dict[bytes, First] = {}
+    """Event ids written, and not yet in the memory of what was seen."""
+    unremembered: deque[tuple[int, int, dict[bytes, First]]] = msgspec.field(default_factory=deque)
+    """Per sealed epoch its next offset, Kafka's time of its last record, and what it wrote."""
+
+
+class _Sheet(msgspec.Struct):
+    """What one epoch did with one partition."""
+
+    page: Page
+    entries: dict[bytes, First] = {}
+    lost: int = 0
+    """Records that retention deleted before anybody read them."""
+
+
+class _Epoch(msgspec.Struct):
+    """Records handled between two barriers."""
+
+    sheets: dict[Partition, _Sheet] = {}
+    records: int = 0
+    due: float | None = None
+    """When it should be sealed; None as long as there is nothing in it to commit."""
+    sealed_at: float = 0.0
 
 
 class Worker:
     """One incarnation of the loop: `step` until `drain`, or `abandon` once it has raised.
 
     `decide` is pure and never raises: what is wrong with a record becomes a dead letter.
-    `clock` gives seconds that never go back.
+    `keep` writes what an epoch did with a partition: its page of the ledger, and which events
+    it wrote. `seen` tells duplicates; without it there are none. `clock` gives seconds that
+    never go back. With `forgiving`, failures before this incarnation do not count for the stall.
     """
 
     def __init__(
         self,
         kafka: Kafka,
-        decide: Callable[[Record], Sequence[Output]],
+        decide: Callable[[Record], Decision],
         settings: Settings,
         clock: Callable[[], float] = time.monotonic,
         telemetry: Telemetry | None = None,
+        *,
+        keep: Callable[[Partition, Page, Mapping[bytes, First]], Sequence[Output]],
+        seen: Seen | None = None,
+        forgiving: bool = False,
     ) -> None:
         self._kafka = kafka
         self._decide = decide
         self._settings = settings
         self._clock = clock
         self._telemetry = telemetry or Telemetry()
+        self._keep = keep
+        self._seen = seen
+        self._forgiving = forgiving
         self._owned: dict[Partition, _Reading] = {}
         self._given_up: set[Partition] = set()
         self._returned: set[Partition] = set()
-        self._since_barrier = 0
-        self._barrier_due: float | None = None
-        self._barrier_began: float | None = None
+        self._catching_up: set[Partition] = set()
+        self._backlog: deque[Record] = deque()
+        self._open = _Epoch()
+        self._sealed: _Epoch | None = None
+        self._held: list[Output] = []
         self._unanswered = 0
         self._answer_due = 0.0
+        self._stalled: str | None = None
         self._end: Interrupted | Halted | None = None
         self.committed_something = False
         """True once a commit was acknowledged: this incarnation was worth starting."""
         kafka.subscribe(self)
 
+    def interrupt(self, reason: str) -> None:
+        """End this incarnation at its next step; may be called from another thread."""
+        self._end = self._end or Interrupted(reason)
+
     def step(self) -> None:
-        """Take in one batch and hand its outputs over, or go on with the barrier under way.
+        """Go on with what is there: read up, settle the sealed epoch, take in, decide, seal.
 
         A step is short, so that a signal is seen soon. Raises Interrupted or Halted, and
         nothing is committed from then on.
@@ -281,14 +375,13 @@ class Worker:
         if self._end is not None:
             raise self._end
         try:
-            if self._barrier_began is None:
-                self._take(self._consume())
-                if self._due():
-                    self._barrier_began = self._clock()
-            if self._barrier_began is not None and self._settled(
-                self._barrier_began + self._settings.barrier_budget
-            ):
-                self._conclude(self._barrier_began)
+            self._catch_up()
+            if self._sealed is not None:
+                self._settle(self._sealed)
+            if self._has_room():
+                self._take()
+            if self._due():
+                self._seal()
         except (Interrupted, Halted) as end:
             self._end = end
             raise
@@ -299,12 +392,15 @@ class Worker:
         Raises Halted.
         """
         deadline = self._clock() + self._settings.drain_seconds
+        self._backlog.clear()  # not decided yet: the next owner reads it again
         try:
             while self._end is None and not self._finished() and self._clock() < deadline:
                 if self._unanswered:
                     self._consume()  # the answer comes this way; the records stay uncommitted
                 else:
                     self._barrier(deadline - self._clock())
+            if self._end is None:
+                self._remember()
         except Interrupted as end:
             self._end = end
         finally:
@@ -317,29 +413,49 @@ class Worker:
         self._end = self._end or Interrupted("abandoned")
         self._purge()
         self._kafka.close()
+        if self._seen is not None:
+            self._seen.close()
         self._telemetry.closed()
 
     # -- what the group decides, told from within consume() --
 
-    def assigned(self, starts: Mapping[Partition, int]) -> None:
+    def assigned(self, starts: Mapping[Partition, Checkpoint]) -> None:
         """Own these partitions, to be read from these offsets."""
-        for partition, start in starts.items():
-            self._owned[partition] = _Reading(position=start, asked=start, committed=start)
+        for partition, (start, text, lost) in starts.items():
+            last = passport.read(text)
+            committed = start - lost
+            self._owned[partition] = _Reading(
+                position=start,
+                sealed=committed,
+                asked=committed,
+                committed=committed,
+                window=self._window(last),
+                last_timestamp=0 if last is None else last.last_record_at,
+            )
+            if lost:  # told and committed like work, so that it is told once
+                page = Page(first_offset=committed, next_offset=start)
+                self._open.sheets[partition] = _Sheet(page, lost=lost)
+                self._open.due = self._clock()
             if partition in self._given_up:
                 self._returned.add(partition)
-        self._telemetry.assigned(starts)
+            if self._seen is not None:
+                self._seen.open(partition)
+                self._catching_up.add(partition)
+        self._telemetry.assigned({partition: start for partition, (start, _, _) in starts.items()})
+        self._look_for_a_stall()
+        waiting = [one for one in starts if self._stalled or one in self._catching_up]
+        if waiting:
+            self._kafka.pause(waiting)
 
     def revoked(self, partitions: Sequence[Partition]) -> None:
         """Commit what was begun for these partitions if that fits the budget, else redo it."""
         try:
             if self._end is None and self._unfinished(partitions):
                 self._barrier(self._settings.revoke_budget)
-        except Interrupted:
-            self._forsake(partitions)
-        except Halted as end:
+        except (Interrupted, Halted) as end:
             self._end = end
-            self._forsake(partitions)
-            raise
+            self._purge()
+            self._give_up(partitions)
         else:
             self._give_up(partitions)
         finally:
@@ -368,8 +484,8 @@ class Worker:
         self._answered()
         for reading in self._owned.values():
             reading.asked = reading.committed
-        if self._unfinished() and self._barrier_due is None:
-            self._barrier_due = self._clock() + self._settings.barrier_seconds
+        if self._unfinished() and self._open.due is None:
+            self._open.due = self._clock() + self._settings.barrier_seconds
         self._telemetry.commit_failed(why)
 
     def _answered(self) -> None:
@@ -385,50 +501,98 @@ class Worker:
 
     def _give_up(self, partitions: Iterable[Partition]) -> None:
         for partition in partitions:
-            self._owned.pop(partition, None)
+            if self._owned.pop(partition, None) is not None and self._seen is not None:
+                self._seen.forget(partition)
+            self._catching_up.discard(partition)
             self._given_up.add(partition)
             self._returned.discard(partition)
 
     # -- one batch --
 
+    def _catch_up(self) -> None:
+        """Learn what was seen before a partition became ours, and then take its records."""
+        if self._seen is None or not self._seen.behind():
+            return
+        ready = [
+            partition
+            for partition in self._seen.catch_up(self._settings.poll_seconds)
+            if partition in self._catching_up
+        ]
+        self._catching_up.difference_update(ready)
+        self._telemetry.catching_up_with(len(self._catching_up))
+        if ready and not self._stalled:
+            self._kafka.resume(ready)
+
+    def _has_room(self) -> bool:
+        """While an epoch is sealed, what the next one puts out is kept in memory: not too much."""
+        return self._sealed is None or self._open.records < self._settings.barrier_records
+
     def _consume(self) -> Sequence[Record]:
         self._given_up.clear()
         self._returned.clear()
-        records = self._kafka.consume(self._settings.batch_records, self._settings.poll_seconds)
+        # Where something waits for a look, records are taken if there are any, not awaited.
+        busy = self._sealed is not None or self._catching_up
+        timeout = _GLANCE_SECONDS if busy else self._settings.poll_seconds
+        records = self._kafka.consume(self._settings.batch_records, timeout)
         self._telemetry.polled()
         if self._end is not None:
             raise self._end
         if self._unanswered and self._clock() >= self._answer_due:
             raise Interrupted("the group did not answer a commit in time")
+        self._remember()
         return records
 
-    def _take(self, records: Sequence[Record]) -> None:
-        """Hand over the outputs of a batch; a record is handled once all of its own are."""
-        admitted = self._admit(records)
-        if admitted and self._barrier_due is None:
-            self._barrier_due = self._clock() + self._settings.barrier_seconds
+    def _remember(self) -> None:
+        """Put what is committed into the memory of what was seen."""
+        if self._seen is None:
+            return
+        for partition, reading in self._owned.items():
+            while reading.unremembered and reading.unremembered[0][0] <= reading.committed:
+                _, through, entries = reading.unremembered.popleft()
+                self._seen.remember(partition, entries, through)
+                for event_id, first in entries.items():
+                    if reading.fresh.get(event_id) is first:
+                        del reading.fresh[event_id]
+
+    def _take(self) -> None:
+        """Decide records and hand over what they become, for about `decide_seconds`."""
+        if not self._backlog:
+            self._backlog.extend(self._admit(self._consume()))
+        if not self._backlog:
+            self._kafka.serve(0)
+            self._stop_if_refused()
+            return
+        if self._open.due is None:
+            self._open.due = self._clock() + self._settings.barrier_seconds
+        decided: list[tuple[Record, Decision]] = []
+        enough = self._clock() + self._settings.decide_seconds
+        while self._backlog:
+            record = self._backlog.popleft()
+            decided.append((record, self._decide(record)))
+            if self._clock() >= enough:
+                break
+        found = self._look_up(decided)
         deadline = self._clock() + self._settings.produce_budget
-        for record in admitted:
-            for output in self._decide(record):
-                self._produce(output, deadline)
-            reading = self._owned[record.topic, record.partition]
-            reading.position = record.offset + 1
-            reading.last_timestamp = record.timestamp
-        self._since_barrier += len(admitted)
+        for record, decision in decided:
+            self._handle(record, decision, found, deadline)
+        self._open.records += len(decided)
+        self._count(decided)
         self._kafka.serve(0)
         self._stop_if_refused()
+        self._look_for_a_stall()
 
     def _admit(self, records: Sequence[Record]) -> list[Record]:
         """Keep the records that are ours to handle, in order; announce them.
 
-        A batch can hold records of partitions that were given up while it was gathered.
+        A batch can hold records of partitions that were given up while it was gathered. One that
+        came back meanwhile is paused until its past is known, so what there is of it is old.
         """
         admitted: list[Record] = []
         spans: dict[Partition, Span] = {}
         for record in records:
             partition = (record.topic, record.partition)
             reading = self._owned.get(partition)
-            if reading is None:
+            if reading is None or self._stalled or partition in self._catching_up:
                 continue
             span = spans.get(partition)
             if span is None:
@@ -466,6 +630,92 @@ class Worker:
                 f"not at {position}: old records cannot be told from new"
             )
 
+    def _look_up(
+        self, decided: Sequence[tuple[Record, Decision]]
+    ) -> Mapping[Partition, Mapping[bytes, First]]:
+        """Ask in one go which events of a batch were written for an earlier record."""
+        if self._seen is None:
+            return {}
+        wanted: dict[Partition, list[bytes]] = {}
+        for record, decision in decided:
+            if decision.event_ids:
+                partition = (record.topic, record.partition)
+                wanted.setdefault(partition, []).extend(decision.event_ids)
+        found = {}
+        for partition, ids in wanted.items():
+            found[partition] = self._seen.find(partition, ids)
+            if not self._seen.knows(partition):
+                self._telemetry.written_unchecked(len(ids))
+        return found
+
+    def _handle(
+        self,
+        record: Record,
+        decision: Decision,
+        found: Mapping[Partition, Mapping[bytes, First]],
+        deadline: float,
+    ) -> None:
+        """Hand over what a record becomes, but for what was written before; enter its fate."""
+        partition = (record.topic, record.partition)
+        reading = self._owned[partition]
+        sheet = self._open.sheets.get(partition)
+        if sheet is None:
+            start = reading.position
+            sheet = _Sheet(Page(first_offset=start, next_offset=start))
+            self._open.sheets[partition] = sheet
+        written: list[bytes] = []
+        duplicates: list[tuple[int, int]] = []
+        events = len(decision.event_ids)
+        if events:
+            received_at = min(decision.received_at or record.timestamp, record.timestamp) // 1000
+            here = First(
+                record.partition, record.offset, received_at, self._settings.mapping_revision
+            )
+            before = found.get(partition, {})
+            for index, event_id in enumerate(decision.event_ids):
+                if self._seen is not None:
+                    age = self._age(event_id, here, reading, before, decision)
+                    if age is not None:
+                        duplicates.append((index, age))
+                        continue
+                    sheet.entries[event_id] = reading.fresh[event_id] = here
+                self._put_out(decision.outputs[index], deadline)
+                written.append(event_id)
+        for letter in decision.outputs[events:]:
+            self._put_out(letter, deadline)
+        letters = len(decision.outputs) - events
+        code = _fate(len(written), len(duplicates), letters)
+        sheet.page.add(record.offset, code, written, len(duplicates), letters)
+        reading.position = record.offset + 1
+        reading.last_timestamp = record.timestamp
+        self._telemetry.handled(decision, duplicates)
+
+    def _age(
+        self,
+        event_id: bytes,
+        here: First,
+        reading: _Reading,
+        before: Mapping[bytes, First],
+        decision: Decision,
+    ) -> int | None:
+        """Give how long ago (seconds) an event was written first, None if it was not."""
+        first = reading.fresh.get(event_id) or before.get(event_id)
+        if first is None:
+            return None
+        if first is here:  # said twice within one record
+            return 0
+        window = self._settings.dedup_window_seconds
+        if is_duplicate(first, here, window, replayed=decision.replayed):
+            return max(0, here.received_at - first.received_at)
+        return None
+
+    def _put_out(self, output: Output, deadline: float) -> None:
+        """Produce an output, or hold it back as long as an epoch before it is not committed."""
+        if self._sealed is None:
+            self._produce(output, deadline)
+        else:
+            self._held.append(output)
+
     def _produce(self, output: Output, deadline: float) -> None:
         while not self._kafka.produce(output):
             self._telemetry.queue_full()
@@ -476,49 +726,129 @@ class Worker:
                 )
             self._kafka.serve(_WAIT_SECONDS)
 
+    # -- the stall --
+
+    def _window(self, last: passport.Passport | None) -> Window:
+        """Go on counting failures where the last owner stopped, if it was under this mapping."""
+        known = (
+            last is not None
+            and last.mapping_revision == self._settings.mapping_revision
+            and not self._forgiving
+        )
+        return Window(last.recent if last is not None and known else None)
+
+    def _count(self, decided: Sequence[tuple[Record, Decision]]) -> None:
+        """Enter a batch into the windows by which a stall is told."""
+        tally: dict[tuple[Partition, str], list[int]] = {}
+        for record, decision in decided:
+            partition = (record.topic, record.partition)
+            counts = tally.setdefault((partition, decision.native_type), [0, 0])
+            counts[0] += 1
+            counts[1] += decision.failed
+        for (partition, native_type), (records, failures) in tally.items():
+            reading = self._owned[partition]
+            reading.window.note(native_type, records, failures, reading.last_timestamp)
+
+    def _look_for_a_stall(self) -> None:
+        """Stop reading where so much fails; what was handled until now is committed."""
+        if self._stalled or not self._settings.stall:
+            return
+        self._stalled = stalled(reading.window for reading in self._owned.values())
+        if self._stalled is None:
+            return
+        self._backlog.clear()
+        if self._open.due is not None:
+            self._open.due = self._clock()
+        self._kafka.pause(list(self._owned))
+        self._telemetry.stalled(self._stalled)
+
     # -- the barrier --
 
     def _due(self) -> bool:
-        """One barrier at a time: the next waits until the group has answered the last."""
-        if self._barrier_due is None or self._unanswered:
+        """One epoch at a time: the next is sealed when the group has answered for the last."""
+        if self._open.due is None or self._sealed is not None or self._unanswered:
             return False
         return (
-            self._since_barrier >= self._settings.barrier_records
-            or self._clock() >= self._barrier_due
+            self._open.records >= self._settings.barrier_records or self._clock() >= self._open.due
         )
 
-    def _barrier(self, budget: float) -> None:
-        """Hold a whole barrier at once, where the group or the operator waits for it."""
-        began = self._clock()
-        while not self._settled(began + budget):
-            pass
-        self._conclude(began)
+    def _seal(self) -> None:
+        """Close the open epoch: with its books its outputs are complete."""
+        epoch = self._open
+        epoch.sealed_at = self._clock()
+        deadline = epoch.sealed_at + self._settings.produce_budget
+        for partition, sheet in epoch.sheets.items():
+            reading = self._owned[partition]
+            for output in self._keep(partition, sheet.page, sheet.entries):
+                self._produce(output, deadline)
+            reading.sealed = reading.position
+            if self._seen is not None and sheet.entries:
+                reading.unremembered.append(
+                    (reading.position, reading.last_timestamp, sheet.entries)
+                )
+        self._open = _Epoch()
+        self._sealed = epoch
+        self._telemetry.sealed()
 
-    def _settled(self, deadline: float) -> bool:
-        """Say whether every output is stored; raise if one was refused, or at `deadline`."""
-        left = self._kafka.flush(_WAIT_SECONDS)
+    def _settle(self, epoch: _Epoch) -> None:
+        """Commit the sealed epoch if Kafka has all of it; wait only if there is nothing to do."""
+        wait = _GLANCE_SECONDS if self._has_room() else _WAIT_SECONDS
+        left = self._kafka.flush(wait)
         self._stop_if_refused()
-        if left and self._clock() >= deadline:
+        if not left:
+            self._conclude(epoch)
+        elif self._clock() >= epoch.sealed_at + self._settings.barrier_budget:
             raise Interrupted(f"{left} outputs were not acknowledged in time")
-        return not left
 
-    def _conclude(self, began: float) -> None:
-        """Every output is stored: ask to commit how far the records are handled."""
-        if unfinished := self._unfinished():
-            self._commit(unfinished)
-        self._since_barrier = 0
-        self._barrier_due = None
-        self._barrier_began = None
-        self._telemetry.barrier(self._clock() - began)
+    def _conclude(self, epoch: _Epoch) -> None:
+        """Every output is stored: ask to commit how far the records are handled, and go on."""
+        seconds = self._clock() - epoch.sealed_at
+        if due := [
+            partition
+            for partition, reading in self._owned.items()
+            if reading.sealed > reading.asked
+        ]:
+            self._commit(due)
+        for partition, sheet in epoch.sheets.items():
+            if sheet.lost:
+                self._telemetry.lost_to_retention(partition, sheet.lost)
+        self._telemetry.barrier(seconds)
+        self._sealed = None
+        held, self._held = self._held, []
+        deadline = self._clock() + self._settings.produce_budget
+        for output in held:
+            self._produce(output, deadline)
+
+    def _barrier(self, budget: float) -> None:
+        """Commit everything handled at once, where the group or the operator waits for it."""
+        deadline = self._clock() + budget
+        for _ in range(2):  # the sealed epoch, then what was open meanwhile
+            if self._sealed is None:
+                self._seal()
+            while self._sealed is not None:
+                epoch = self._sealed
+                left = self._kafka.flush(_WAIT_SECONDS)
+                self._stop_if_refused()
+                if not left:
+                    self._conclude(epoch)
+                elif self._clock() >= deadline:
+                    raise Interrupted(f"{left} outputs were not acknowledged in time")
+            if not self._open.sheets:
+                return
 
     def _commit(self, partitions: Iterable[Partition]) -> None:
-        revision = self._settings.mapping_revision
         checkpoints = {}
         for partition in partitions:
             reading = self._owned[partition]
-            reading.asked = reading.position
-            text = passport(revision, reading.last_timestamp)
-            checkpoints[partition] = Checkpoint(reading.position, text)
+            reading.asked = reading.sealed
+            text = passport.written(
+                passport.Passport(
+                    mapping_revision=self._settings.mapping_revision,
+                    last_record_at=reading.last_timestamp,
+                    recent=reading.window.recent(),
+                )
+            )
+            checkpoints[partition] = Checkpoint(reading.sealed, text)
         if not self._unanswered:
             self._answer_due = self._clock() + self._settings.answer_budget
         self._unanswered += 1
@@ -543,11 +873,24 @@ class Worker:
     def _purge(self) -> None:
         """Drop what is not acknowledged, and with it the claim to have handled its records."""
         self._kafka.purge()
+        self._held.clear()
+        self._open = _Epoch()
+        self._sealed = None
+        self._telemetry.dropped()
         unfinished = self._unfinished()
         self._give_up(unfinished)
         if unfinished and self._end is None:
             # The consumer has read past them and would never hand them out again.
             self._end = Interrupted("outputs were dropped with partitions that went away")
+
+
+def _fate(written: int, duplicates: int, letters: int) -> FateCode:
+    """Give the one fate of a record with so many events written and seen, and dead letters."""
+    if letters:
+        return "b" if written else "l"
+    if written:
+        return "e"
+    return "d" if duplicates else "i"
 
 
 def _went_back(partition: Partition, offset: int, expected: int) -> Interrupted:

@@ -231,6 +231,9 @@ def provider_rows() -> Iterator[Json]:
     known = f"count by (provider) ({by_provider(LAG)})"
     owned = f"sum by (provider) ({by_provider(OWNED)})"
     lost = by_provider(f"verihook_records_lost_to_retention_total{{{GROUP}}}")
+    ages = in_all("verihook_duplicate_age_seconds_bucket", PROVIDER)
+    duplicates = in_all("verihook_duplicates_total", PROVIDER)
+    stalled = by_provider(f"verihook_consumer_stalled{{{GROUP}}}")
     received = in_all("verihook_end_to_end_seconds_bucket", PROVIDER)
     dead = in_all("verihook_dead_letters_total", PROVIDER)
     records = rate("verihook_records_consumed_total", PROVIDER)
@@ -242,6 +245,9 @@ def provider_rows() -> Iterator[Json]:
         "records/s": (f"sum by (provider) ({records})", "cps", None),
         "p95": (quantile(0.95, received, "provider, le"), "s", None),
         "dead letters": (f"sum by (provider) ({dead})", "short", attention),
+        "duplicates": (f"sum by (provider) ({duplicates})", "short", None),
+        "their age, p99": (quantile(0.99, ages, "provider, le"), "s", None),
+        "stalled": (f"sum by (provider) ({stalled})", "short", thresholds("text", 1, "red")),
         "records lost": (f"sum by (provider) ({lost})", "short", thresholds("text", 1, "red")),
     }
     targets = [{**now(expr), "format": "table"} for expr, _, _ in columns.values()]
@@ -263,7 +269,9 @@ def provider_rows() -> Iterator[Json]:
         "Provider by provider",
         "Lag unknown: partitions that are owned and whose lag nobody knows. p95: seconds from "
         "receipt to event in the shown period. Dead letters in the shown period: read their "
-        "reason below, mend the mapping; they wait with their bytes. Records lost: deleted by "
+        "reason below, mend the mapping; they wait with their bytes. Duplicates: events not "
+        "written again; an age near CONSUMER_DEDUP_DAYS: raise that. Stalled: processes that "
+        "read nothing more, because most records fail; mend the mapping. Records lost: deleted by "
         "Kafka's retention before they were read, since the process started; ask the provider to "
         "send them again.",
         "short",
@@ -475,13 +483,25 @@ def normalizer() -> Iterator[Json]:
         ("verihook_consumer_interruptions_total", ""),
         ("verihook_client_errors_total", ""),
         ("verihook_produce_queue_full_total", ""),
+        ("verihook_dedup_troubles_total", ", trouble"),
     )
-    legends = ("{{change}}", "commit {{reason}}", "interrupted", "client error", "queue full")
+    legends = (
+        "{{change}}",
+        "commit {{reason}}",
+        "interrupted",
+        "client error",
+        "queue full",
+        "what was seen: {{trouble}}",
+    )
+    waiting = by_provider(f"verihook_dedup_catching_up_partitions{{{GROUP}}}")
+    unchecked = times("verihook_dedup_unchecked_total", PROVIDER)
     yield graph(
         "Normalizer: unrest",
         "assigned and revoked belong to a rollout; lost, or a rebalance that repeats, does not: "
         "batches take too long, or processes die. commit: the work is redone, nothing is lost. "
-        "interrupted, client error, queue full: Kafka; the log names the reason.",
+        "interrupted, client error, queue full: Kafka; the log names the reason. Waiting: "
+        "partitions whose duplicates are not known yet; for long: give CONSUMER_STATE_DIR a disk "
+        "that stays. Unchecked: that took too long, duplicates may have passed.",
         "short",
         *(
             query(
@@ -490,6 +510,8 @@ def normalizer() -> Iterator[Json]:
             )
             for (metric, label), legend in zip(counters, legends, strict=True)
         ),
+        query(f"sum by (provider) ({waiting}) > 0", "{{provider}} waiting"),
+        query(f"sum by (provider) ({unchecked}) > 0", "{{provider}} unchecked"),
         width=6,
         empty="all quiet",
     )

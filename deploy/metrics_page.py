@@ -14,7 +14,8 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from consumers.event import Category, Outcome, ReasonCode, Status
 from consumers.failures import ErrorKind
-from consumers.metrics import OTHER, STAGES, Meter
+from consumers.metrics import STAGES, DedupTrouble, Meter
+from consumers.records import OTHER
 from consumers.worker import CommitFailure
 from deploy.dashboard import dashboard
 from gateway.metrics import PRODUCE_FAILURES, UNKNOWN, GatewayMetrics
@@ -100,6 +101,15 @@ TO_DO: Mapping[str, str] = {
     "verihook_unmapped_values_total": "Add the new word to the provider's table and raise its "
     "revision. Comes to exist with the first such value: compare values, `rate()` misses it.",
     "verihook_records_ignored_total": "Nothing, unless a kind you want is among them.",
+    "verihook_duplicates_total": "High for long: the provider does not take our 200 for an answer.",
+    "verihook_duplicate_age_seconds": "Near the window (CONSUMER_DEDUP_DAYS): raise it, and the "
+    "seen topic's retention with it.",
+    "verihook_dedup_unchecked_total": "Merge on `event_id`; give CONSUMER_REBUILD_SECONDS more "
+    "time, or CONSUMER_STATE_DIR a disk that stays.",
+    "verihook_dedup_catching_up_partitions": "As above.",
+    "verihook_dedup_troubles_total": "`discarded`: look at the disk of CONSUMER_STATE_DIR.",
+    "verihook_consumer_stalled": "Read the dead letters, mend the mapping, start it anew, then "
+    "`python -m consumers replay`. As it is: `python -m consumers resume`.",
     "verihook_end_to_end_seconds": "Rising with the lag: add a consumer, up to the partition "
     "count. Rising without it: see `verihook_barrier_seconds`.",
     "verihook_consumer_last_poll_timestamp_seconds": "Its `timestamp()` minus its value: the age. "
@@ -156,6 +166,7 @@ def closed_sets() -> dict[str, dict[str, tuple[str, ...]]]:
         },
         "stage": {"verihook_normalize_failures_total": tuple(sorted(set(STAGES.values())))},
         "change": {"verihook_rebalances_total": ("assigned", "revoked", "lost")},
+        "trouble": {"verihook_dedup_troubles_total": get_args(DedupTrouble)},
         "category": {"verihook_events_normalized_total": get_args(Category)},
         "status": {"verihook_events_normalized_total": get_args(Status)},
         "outcome": {"verihook_events_normalized_total": get_args(Outcome)},

@@ -1,19 +1,31 @@
-"""python -m gateway serve | send | check."""
+"""python -m gateway serve | send | check | verify."""
 
 import os
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 import uvloop
 
+from gateway.delivery import raw_topic
 from gateway.endpoints import load_endpoints
-from gateway.kafka import redacted
+from gateway.kafka import (
+    RangeUnread,
+    client_config,
+    find_ranges,
+    read_ranges,
+    redacted,
+    topic_prefix,
+    wanted,
+)
 from gateway.process import (
     EXIT_FAILED,
     EXIT_MISUSED,
     ConfigurationError,
+    on_stop_signals,
     read_secret_file,
     start_logging,
 )
@@ -22,6 +34,7 @@ from gateway.send import RUN_FILE, Secret, fixture, of_the_run, post, signed
 from gateway.serve import serve as serve_one
 from gateway.serve import serve_several, worker
 from gateway.settings import load_settings
+from gateway.verify import MOST_SHOWN, Findings, RecordHeaders, verified_again
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -120,6 +133,56 @@ def check() -> None:
             f"{endpoint.environment}, {' or '.join(endpoint.scheme.names)}, "
             f"keys {', '.join(endpoint.scheme.key_ids)}"
         )
+
+
+@app.command()
+def verify(
+    provider: Annotated[str, typer.Argument(help="One of the registered providers.")],
+    endpoint: Annotated[str, typer.Option(help="Only deliveries to this endpoint.")] = "",
+    since: Annotated[
+        str, typer.Option(help="From this time of Kafka's on: ISO 8601, or 2h, 3d ago.")
+    ] = "",
+    until: Annotated[str, typer.Option(help="Before this time of Kafka's.")] = "",
+    offset: Annotated[
+        list[str] | None, typer.Option(help="PARTITION:FROM-TO of the raw topic, TO included.")
+    ] = None,
+    show: Annotated[
+        int, typer.Option(help="How many that no longer hold to name.", min=0)
+    ] = MOST_SHOWN,
+) -> None:
+    """Verify kept deliveries of the raw topic again, with the secrets that are configured now.
+
+    Exits 1 if one of them no longer holds.
+    """
+    if provider not in PROVIDERS:
+        raise ConfigurationError(f"there is no provider {provider}; there are {_names()}")
+    endpoints = load_endpoints(os.environ).by_name
+    if endpoint and endpoint not in endpoints:
+        raise ConfigurationError(
+            f"there is no endpoint {endpoint}; there are {', '.join(sorted(endpoints))}"
+        )
+    config = client_config(os.environ)
+    topic = raw_topic(provider, topic_prefix(os.environ))
+    ranges = find_ranges(config, topic, wanted(offset or [], since, until, time.time()))
+    stop = threading.Event()
+    on_stop_signals(stop.set)
+    findings = Findings(show)
+    try:
+        for messages in read_ranges(config, topic, ranges, stop.is_set):
+            for message in messages:
+                headers: RecordHeaders = message.headers() or []  # type: ignore[assignment] # consumed ones are always a list with values of bytes
+                verdict = verified_again(provider, headers, message.value(), endpoints)
+                if endpoint in {"", verdict.endpoint}:
+                    findings.note(verdict, f"{topic}/{message.partition()}/{message.offset()}")
+    except RangeUnread as end:
+        typer.echo(f"gateway: {end}", err=True)
+        raise typer.Exit(EXIT_FAILED) from end
+    for line in findings.lines(topic):
+        typer.echo(line)
+    if stop.is_set():
+        typer.echo("stopped before the end")
+    if findings.broken or stop.is_set():
+        raise typer.Exit(EXIT_FAILED)
 
 
 def _options(provider: str, texts: list[str]) -> dict[str, str]:

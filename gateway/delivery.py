@@ -13,11 +13,20 @@ OUTPUT_TOPIC = "verification.events"
 HTTP_HEADER_PREFIX = "http-"
 """Kept provider headers stand on the raw record under this prefix and their lower-case name."""
 
+REPLAY_OF = "verihook-replay-of"
+"""Header of a replayed record: topic/partition/offset of the record it repeats."""
+ATTEMPT = "verihook-attempt"
+"""Header of a replayed record: 1 for the first replay of a delivery, then counting."""
+HISTORY = "verihook-history"
+"""Header of a replayed record, once per earlier failure, oldest first: what went wrong, where."""
+
 MIB = 1024 * 1024
 RAW_MESSAGE_BYTES = MIB
 """max.message.bytes of raw topics: a body of 900 KiB, 16 KiB of kept headers, our own headers."""
 DEAD_MESSAGE_BYTES = OUTPUT_MESSAGE_BYTES = MIB + MIB // 4
 """Dead letters are the raw record and the reason: one that did not fit would stop a partition."""
+BOOKS_MESSAGE_BYTES = MIB
+"""max.message.bytes of the seen and ledger topics: a barrier's books are some 100 kB."""
 PRODUCER_MESSAGE_BYTES = 2 * MIB
 """message.max.bytes of every producer: librdkafka refuses 1,000,000 bytes by default."""
 
@@ -30,6 +39,16 @@ def raw_topic(provider: str, prefix: str = "") -> str:
 def dead_topic(provider: str, prefix: str = "") -> str:
     """Name the topic that holds what could not be normalized, with the reason."""
     return f"{prefix}dlq.{provider}"
+
+
+def seen_topic(provider: str, prefix: str = "") -> str:
+    """Name the topic that remembers which record first said what; partitioned as the raw topic."""
+    return f"{prefix}seen.{provider}"
+
+
+def ledger_topic(provider: str, prefix: str = "") -> str:
+    """Name the topic that tells every raw record's fate; partitioned as the raw topic."""
+    return f"{prefix}ledger.{provider}"
 
 
 def output_topic(prefix: str = "") -> str:

@@ -139,15 +139,17 @@ class Deployment:
         }
         return self._start(["gateway", "serve", *arguments], settings | environ, admin)
 
-    def consumer(self, provider: str, *, ready: bool = True, **environ: str) -> Process:
+    def consumer(
+        self, provider: str, *arguments: str, ready: bool = True, **environ: str
+    ) -> Process:
         """Start a provider's consumer and wait until it is ready."""
         admin = free_port()
         settings = {"CONSUMER_ADMIN_LISTEN": f"127.0.0.1:{admin}"}
-        command = ["consumers", "run", provider]
+        command = ["consumers", "run", provider, *arguments]
         return self._start(command, settings | environ, admin, ready=ready)
 
     def _start(self, command, environ, admin, *, ready=True) -> Process:
-        log = self.folder / f"{len(self.processes)}-{'-'.join(command)}.log"
+        log = self.folder / f"{len(self.processes)}-{'-'.join(command[:3])}.log"
         process = Process(command, self.environ(**environ), admin, log)
         self.processes.append(process)
         return process.wait_ready() if ready else process

@@ -139,7 +139,8 @@ def everything_that_leaves(fate, meter):
                 if name.startswith(("verihook-error", "verihook-source", "verihook-mapping")):
                     yield value
     yield repr(fate.failure).encode()
-    meter.count(fate)
+    meter.handled(fate, ())
+    meter.sealed()
     meter.barrier(0.0)
     for family in meter.registry.collect():
         for sample in family.samples:

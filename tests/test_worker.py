@@ -1,14 +1,18 @@
 """The loop, step by step, and the few decisions of its Kafka adapter that need no Kafka."""
 
-import json
+import time
+import uuid
 from collections import deque
 
 import pytest
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka.admin import AdminClient, NewTopic
 
-from consumers.broker import _refusal, consumer_config, producer_config, start_offset
-from consumers.records import Output, Record
+from consumers import passport
+from consumers.broker import Broker, _refusal, consumer_config, producer_config, start_offset
+from consumers.records import Decision, Output, Record
 from consumers.worker import (
+    Checkpoint,
     Halted,
     Interrupted,
     Refusal,
@@ -16,7 +20,6 @@ from consumers.worker import (
     Telemetry,
     Worker,
     keep_going,
-    passport,
 )
 
 P = ("raw.veriff", 0)
@@ -38,7 +41,12 @@ def record(offset, partition=P, value=b"body"):
 
 
 def echo(record):
-    return [Output(topic="verification.events", key=b"%d" % record.offset, value=record.value)]
+    output = Output(topic="verification.events", key=b"%d" % record.offset, value=record.value)
+    return Decision(outputs=[output], event_ids=[b"%016d" % record.offset])
+
+
+def no_books(partition, page, entries):
+    return []
 
 
 class FakeKafka:
@@ -95,11 +103,11 @@ class FakeKafka:
 
 
 def worker_of(kafka, settings=QUICK, telemetry=None):
-    return Worker(kafka, echo, settings, lambda: kafka.now, telemetry)
+    return Worker(kafka, echo, settings, lambda: kafka.now, telemetry, keep=no_books)
 
 
 def assign(*partitions, start=0):
-    return lambda listener: listener.assigned(dict.fromkeys(partitions, start))
+    return lambda listener: listener.assigned(dict.fromkeys(partitions, Checkpoint(start, "")))
 
 
 def answered(**offsets):
@@ -118,12 +126,11 @@ def test_it_commits_the_next_offset_once_the_outputs_are_acknowledged():
     worker = worker_of(kafka)
     worker.step()
     worker.step()
+    worker.step()
     assert kafka.sent == [b"0", b"1"]
     assert offsets_of(kafka) == [{P: 2}]
-    assert json.loads(kafka.commits[0][P].passport) == {
-        "mapping_revision": 7,
-        "last_record_at": 1_001,
-    }
+    written = passport.read(kafka.commits[0][P].passport)
+    assert (written.mapping_revision, written.last_record_at) == (7, 1_001)
 
 
 def test_it_does_not_commit_while_an_output_is_unacknowledged():
@@ -132,7 +139,7 @@ def test_it_does_not_commit_while_an_output_is_unacknowledged():
     kafka.acknowledges = False
     worker = worker_of(kafka)
     with pytest.raises(Interrupted, match="1 outputs were not acknowledged"):
-        for _ in range(200):
+        for _ in range(2_000):
             worker.step()
     worker.abandon()
     assert kafka.commits == []
@@ -177,6 +184,7 @@ def test_records_of_partitions_that_are_not_ours_are_left_alone():
     worker = worker_of(kafka)
     worker.step()
     worker.step()
+    worker.step()
     assert kafka.sent == [b"0"]
     assert offsets_of(kafka) == [{P: 1}]
 
@@ -184,7 +192,8 @@ def test_records_of_partitions_that_are_not_ours_are_left_alone():
 def test_a_record_without_outputs_is_handled_all_the_same():
     """What is deliberately ignored moves the offset on."""
     kafka = FakeKafka(assign(P), [record(0)])
-    worker = Worker(kafka, lambda _: [], QUICK, lambda: kafka.now)
+    worker = Worker(kafka, lambda _: Decision(outputs=[]), QUICK, lambda: kafka.now, keep=no_books)
+    worker.step()
     worker.step()
     worker.step()
     assert offsets_of(kafka) == [{P: 1}]
@@ -235,30 +244,20 @@ def test_revoked_partitions_are_finished_first():
     assert "purge" not in kafka.log
 
 
-def test_a_revoke_that_cannot_be_finished_in_time_is_purged_and_not_committed():
-    """The group waits for a fifth of max.poll.interval; then the work is the next owner's."""
+def test_a_revoke_that_cannot_be_finished_in_time_is_purged_and_the_end():
+    """The group waits for a fifth of max.poll.interval; then the work is somebody's from anew."""
     patient = Settings(barrier_seconds=60, max_poll_interval=10.0)
     kafka = FakeKafka(assign(P, Q), [record(0, Q)], lambda it: it.revoked([Q]), [record(0)])
     kafka.acknowledges = False
     worker = worker_of(kafka, patient)
-    for _ in range(4):
+    worker.step()
+    worker.step()
+    with pytest.raises(Interrupted, match="not acknowledged in time"):
+        worker.step()
+    with pytest.raises(Interrupted):
         worker.step()
     assert kafka.commits == []
     assert kafka.log == ["purge"]
-    assert kafka.sent == [b"0", b"0"]
-
-
-def test_a_purge_that_hits_partitions_we_keep_is_the_end():
-    """Dropped outputs of a partition still owned can only be made again by a new incarnation."""
-    patient = Settings(barrier_seconds=60, max_poll_interval=10.0)
-    kafka = FakeKafka(assign(P, Q), [record(0), record(0, Q)], lambda it: it.revoked([Q]))
-    kafka.acknowledges = False
-    worker = worker_of(kafka, patient)
-    worker.step()
-    worker.step()
-    with pytest.raises(Interrupted, match="outputs were dropped"):
-        worker.step()
-    assert kafka.commits == []
 
 
 def test_lost_partitions_are_purged_and_never_committed():
@@ -278,7 +277,7 @@ def test_a_partition_that_came_back_within_one_poll_begins_where_it_is_committed
 
     def away_and_back(listener):
         listener.lost([P])
-        listener.assigned({P: 3})
+        listener.assigned({P: Checkpoint(3, "")})
         return [record(8), record(9)]
 
     kafka = FakeKafka(assign(P), away_and_back)
@@ -383,11 +382,6 @@ def test_a_poll_may_not_keep_a_signal_waiting():
         Settings(poll_seconds=1.0)
 
 
-def test_the_passport_fits_into_a_commit():
-    """Brokers take 4,096 bytes of metadata by default."""
-    assert len(passport(2**31, 2**63 - 1)) < 200
-
-
 # -- the adapter --
 
 
@@ -456,3 +450,196 @@ def test_a_refusal_says_what_to_do_and_whether_trying_again_helps(code, permanen
     refusal = _refusal(KafkaError(code), "dlq.veriff", 9)
     assert refusal.permanent is permanent
     assert says in refusal.reason
+
+
+# -- the adapter on the real Kafka --
+
+
+class Group:
+    """Hears what the group decides; does the rest as the test says."""
+
+    def __init__(self, kafka, count=10, partitions=2, **keys):
+        self.config = {"bootstrap.servers": kafka.bootstrap, **keys}
+        self.topic = uuid.uuid4().hex[:8]
+        admin = AdminClient(self.config)
+        created = admin.create_topics([NewTopic(self.topic, partitions, 1)])
+        created[self.topic].result()
+        producer = Producer({"bootstrap.servers": kafka.bootstrap})
+        for number in range(count):
+            producer.produce(self.topic, b"%d" % number, partition=number % partitions)
+        assert producer.flush(30) == 0
+        self.starts = {}
+        self.answers = []
+        self.pausing = []
+        self.records = []
+
+    def broker(self):
+        broker = Broker(self.config, self.topic, f"group.{self.topic}")
+        broker.subscribe(self)
+        self.current = broker
+        return broker
+
+    def assigned(self, starts):
+        self.starts.update(starts)
+        if self.pausing:
+            self.current.pause(self.pausing)
+
+    def revoked(self, partitions):
+        pass
+
+    def lost(self, partitions):
+        pass
+
+    def committed(self, offsets):
+        self.answers.append(dict(offsets))
+
+    def commit_failed(self, why):
+        raise AssertionError(why)
+
+    def read(self, met):
+        deadline = time.monotonic() + 60
+        while not met():
+            assert time.monotonic() < deadline, "not seen"
+            self.records += self.current.consume(100, 0.05)
+
+    def offsets(self, number):
+        return [one.offset for one in self.records if one.partition == number]
+
+
+@pytest.mark.kafka
+def test_a_partition_paused_as_it_is_assigned_gives_nothing_and_then_everything(kafka):
+    """Its past is learnt first; no record of it is given before, and none is missing after."""
+    group = Group(kafka)
+    paused, other = (group.topic, 0), (group.topic, 1)
+    group.pausing = [paused]
+    broker = group.broker()
+    group.read(lambda: group.offsets(1) == list(range(5)))
+    for _ in range(10):
+        group.records += broker.consume(100, 0.1)
+    assert group.offsets(0) == []
+    broker.resume([paused])
+    group.read(lambda: group.offsets(0) == list(range(5)))
+    broker.pause([paused, other])
+    broker.resume([paused, other])
+    for _ in range(10):
+        group.records += broker.consume(100, 0.1)
+    assert group.offsets(0) == group.offsets(1) == list(range(5))
+    broker.close()
+
+
+@pytest.mark.kafka
+def test_a_partition_assigned_anew_is_not_paused(kafka):
+    """A pause ends with the ownership it belongs to."""
+    group = Group(kafka)
+    group.pausing = [(group.topic, 0)]
+    first = group.broker()
+    group.read(lambda: group.offsets(1))
+    first.close()
+    group.pausing, group.records = [], []
+    second = group.broker()
+    group.read(lambda: group.offsets(0) == group.offsets(1) == list(range(5)))
+    second.close()
+
+
+@pytest.mark.kafka
+def test_a_passport_comes_back_with_the_offset_it_was_committed_with(kafka):
+    """The next owner hears what the last one said; of what was never committed, nothing."""
+    group = Group(kafka)
+    broker = group.broker()
+    group.read(lambda: len(group.records) == 10)
+    one, other = (group.topic, 0), (group.topic, 1)
+    assert group.starts == {one: Checkpoint(0, ""), other: Checkpoint(0, "")}
+    broker.commit({one: Checkpoint(3, "told")})
+    group.read(lambda: group.answers == [{one: 3}])
+    broker.close()
+    second = group.broker()
+    group.starts.clear()
+    group.read(lambda: len(group.starts) == 2)
+    assert group.starts == {one: Checkpoint(3, "told"), other: Checkpoint(0, "")}
+    second.close()
+
+
+@pytest.mark.kafka
+def test_an_output_goes_to_the_partition_it_names(kafka):
+    """What belongs beside a raw partition stands under its number; all else goes by its key."""
+    group = Group(kafka, count=0, partitions=6)
+    broker = group.broker()
+    for key in (b"a", b"b", None):
+        assert broker.produce(Output(topic=group.topic, key=key, value=b"", partition=4))
+    for _ in range(2):
+        assert broker.produce(Output(topic=group.topic, key=b"c", value=b"by key"))
+    while broker.flush(0.005):  # short looks are enough to send without lingering
+        pass
+    group.read(lambda: len(group.records) == 5)
+    assert [one.partition for one in group.records if not one.value] == [4, 4, 4]
+    assert len({one.partition for one in group.records if one.value}) == 1
+    broker.close()
+
+
+@pytest.mark.kafka
+def test_looks_of_no_length_end_lingering_too(kafka):
+    """A flush sends at once, however long linger.ms is, so the loop may go on deciding."""
+    group = Group(kafka, count=0, **{"linger.ms": 60_000})
+    broker = group.broker()
+    assert broker.produce(Output(topic=group.topic, key=None, value=b""))
+    deadline = time.monotonic() + 60
+    while broker.flush(0):
+        assert time.monotonic() < deadline, "it lingers"
+        group.records += broker.consume(10, 0.005)
+    broker.close()
+
+
+@pytest.mark.kafka
+def test_a_member_that_another_one_replaced_halts(kafka):
+    """A fatal error comes out of the call itself, and means that a person must look."""
+    group = Group(kafka, **{"group.instance.id": "twin", "heartbeat.interval.ms": 200})
+    first = group.broker()
+    group.read(lambda: len(group.starts) == 2)
+    second = group.broker()
+    group.current = first
+
+    def both():
+        second.consume(1, 0.05)
+        return False
+
+    with pytest.raises(Halted, match=r"the group refuses us: .*same group\.instance\.id"):
+        group.read(both)
+    first.close()
+    second.close()
+
+
+class Dead:
+    """A producer whose every call ends as the test says."""
+
+    def __init__(self, end):
+        self.end = end
+
+    def __getattr__(self, name):
+        def call(*_args, **_names):
+            if name in {"poll", "flush", "close"}:
+                raise self.end
+
+        return call
+
+
+def in_a_callback(problem):
+    """What C code makes of an exception that was under way when it called back."""
+    error = SystemError("returned a result with an exception set")
+    error.__cause__ = problem
+    return error
+
+
+@pytest.mark.parametrize("where", ["the call", "a callback"])
+def test_a_producer_that_cannot_go_on_ends_the_incarnation(where):
+    """Whatever call learns of it; purging and closing go on all the same."""
+    broker = Broker({"bootstrap.servers": "127.0.0.1:1", "log_level": 0}, "raw", "group")
+    fatal = KafkaException(KafkaError(KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER, "told", True))
+    broker._producer.close()
+    broker._producer = Dead(fatal if where == "the call" else in_a_callback(fatal))
+    for call in (broker.flush, broker.serve):
+        with pytest.raises(Interrupted, match="OUT_OF_ORDER_SEQUENCE_NUMBER"):
+            call(0)
+    broker.purge()
+    broker.close()
+    with pytest.raises(RuntimeError, match="Consumer closed"):
+        broker._consumer.memberid()

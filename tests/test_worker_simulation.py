@@ -4,6 +4,9 @@ Every rule of the machine carries a number, from which the dice are thrown that 
 does during the calls of that step; 0 throws nothing but the benign choice, so that a failing
 schedule shrinks to the misfortunes it needs. Deterministic: SIMULATION_SEED=N picks other
 schedules, and a failure names it.
+
+Every schedule runs in one of three ways: at least once without dedup, at least once with it, and
+in transactions. A transaction is an Outbox that becomes visible as a whole or not at all.
 """
 
 import bisect
@@ -21,8 +24,9 @@ from hypothesis.stateful import (
 )
 
 from consumers.lag import Lag, LagTracker
-from consumers.records import Output, Record
-from consumers.worker import Halted, Interrupted, Refusal, Settings, Worker
+from consumers.ledger import page_output, read_entry
+from consumers.records import Decision, Output, Record
+from consumers.worker import Checkpoint, Halted, Interrupted, Refusal, Settings, Worker
 
 SCHEDULES = 2_500
 STEPS = 12
@@ -30,7 +34,7 @@ SEED = int(os.environ.get("SIMULATION_SEED", "20260"))
 SHRINK = "SIMULATION_SHRINK" in os.environ  # takes minutes
 
 PARTITIONS = [("raw.test", 0), ("raw.test", 1)]
-TOPICS = {"e": "verification.events", "d": "dlq.test"}
+EVENTS, LETTERS, SEEN, LEDGER = "verification.events", "dlq.test", "seen.test", "ledger.test"
 SLOTS = [0, 1]
 TINY = Settings(
     batch_records=4,
@@ -63,18 +67,37 @@ class Dice:
 
 
 def decide(record):
-    """One output per letter of the value: e is an event, d a dead letter; none is ignored."""
-    return [
-        Output(
-            topic=TOPICS[letter],
-            key=f"{record.partition}/{record.offset}/{index}".encode(),
-            value=record.value,
+    """Outputs by the words of the value: a number is an event of that id, d a dead letter.
+
+    No words: the record is ignored.
+    """
+    outputs, ids = [], []
+    words = record.value.decode().split()
+    for index, word in enumerate(words):
+        if word != "d":
+            ids.append(f"{record.partition}:{word}".encode().rjust(16))
+        outputs.append(
+            Output(
+                topic=LETTERS if word == "d" else EVENTS,
+                key=f"{record.partition}/{record.offset}/{index}".encode(),
+                value=record.value,
+            )
         )
-        for index, letter in enumerate(record.value.decode())
-    ]
+    return Decision(outputs=outputs, event_ids=ids, received_at=record.timestamp)
+
+
+def keep(partition, page, entries):
+    """The books of an epoch; what was seen is left as an object."""
+    number = partition[1]
+    yield page_output(page, LEDGER, number, revision=1)
+    if entries:
+        yield Output(topic=SEEN, key=None, value=dict(entries), partition=number)
 
 
 def source(output):
+    """Partition, offset and index of the record an output stems from; books have no offset."""
+    if output.topic in (SEEN, LEDGER):
+        return ("raw.test", output.partition), -1, 0
     number, offset, index = map(int, output.key.split(b"/"))
     return ("raw.test", number), offset, index
 
@@ -92,6 +115,14 @@ class Cluster:
         self.wanted = {}
         self.generation = 0
         self.stored = Counter()
+        self.events = {}
+        self.seen = {partition: [] for partition in PARTITIONS}
+        self.ledger = {partition: [] for partition in PARTITIONS}
+        self.disks = {slot: {} for slot in SLOTS}
+        self.dedup = False
+        self.transactional = False
+        self.calm = True
+        """Nothing has happened yet that makes work be done again."""
         self.refused = set()
         self.latest = {}
         self.proven = dict.fromkeys(PARTITIONS, 0)
@@ -124,28 +155,75 @@ class Cluster:
         return log[first : first + count]
 
     def store(self, output):
-        """Append to the output log; the bytes must be right and first occurrences in order."""
+        """Append to a log; the bytes must be right and first occurrences in order."""
         partition, offset, index = source(output)
+        if output.topic == SEEN:
+            self.seen[partition].append((self.now, output.value))
+            return
+        if output.topic == LEDGER:
+            self.keep_page(partition, read_entry(output.value, partition[1]))
+            return
         record = self.records[partition, offset]
-        if output not in decide(record):
+        decision = decide(record)
+        if output not in decision.outputs:
             self.violation(f"wrong bytes: {output}")
         if not self.stored[output.key] and output.key not in self.refused:
             before = self.latest.get((partition, output.topic), (-1, -1))
             if (offset, index) < before:
                 self.violation(f"{partition}: {offset} first stored after {before}")
             self.latest[partition, output.topic] = (offset, index)
+        if output.topic == EVENTS:
+            self.store_event(decision.event_ids[index], (partition, offset, index))
+        elif self.stored[output.key] and (self.transactional or self.calm):
+            self.violation(f"the dead letter {output.key} stands twice")
         self.stored[output.key] += 1
 
+    def store_event(self, event_id, coordinates):
+        """Take note of where an event stands; where it must stand once, demand that."""
+        places = self.events.setdefault(event_id, [])
+        if places and self.dedup and (self.transactional or self.calm):
+            self.violation(f"{event_id} stands twice: {places[0]} and {coordinates}")
+        places.append(coordinates)
+
+    def keep_page(self, partition, page):
+        """Pages of the ledger follow each other; only what is done again may be told again."""
+        pages = self.ledger[partition]
+        end = max((one.next_offset for one in pages), default=0)
+        if page.first_offset > end:
+            self.violation(f"the ledger of {partition} leaves out {end} to {page.first_offset}")
+        if page.first_offset < end and (self.transactional or self.calm):
+            self.violation(f"the ledger of {partition} tells of {page.first_offset} twice")
+        pages.append(page)
+
     def prove(self, partition, next_offset):
-        """Demand that all outputs of all records before `next_offset` are stored."""
+        """Demand that all outputs of all records before `next_offset` are stored.
+
+        An event may stand there by an earlier record, where dedup tells them. The ledger must
+        tell of each of them.
+        """
         log = self.logs[partition]
         at = self.proven[partition]
         while at < len(log) and log[at].offset < next_offset:
-            for output in decide(log[at]):
-                if not self.stored[output.key]:
-                    self.violation(f"{partition} committed at {next_offset} without {output.key}")
+            if missing := self.missing(log[at]):
+                self.violation(f"{partition} committed at {next_offset} without {missing}")
             at += 1
-        self.proven[partition] = at
+        self.proven[partition] = max(at, self.proven[partition])
+        pages = self.ledger[partition]
+        if max((page.next_offset for page in pages), default=0) < next_offset:
+            self.violation(f"{partition} committed at {next_offset}, further than its ledger")
+
+    def missing(self, record):
+        """Name an output of a record that is neither stored nor a duplicate of a stored one."""
+        decision = decide(record)
+        for index, output in enumerate(decision.outputs):
+            if self.stored[output.key]:
+                continue
+            if not (self.dedup and index < len(decision.event_ids)):
+                return output.key
+            places = self.events.get(decision.event_ids[index], [])
+            if not any(place[1] <= record.offset for place in places):
+                return output.key
+        return None
 
     def apply(self, member, offsets):
         for partition, offset in offsets.items():
@@ -204,9 +282,10 @@ class SimulatedKafka:
         self.listener = None
         self.joined = True
         self.local = {}
+        self.paused = set()
         self.handled = {}
         self.news = deque()
-        self.queues = {topic: deque() for topic in TOPICS.values()}
+        self.queues = {topic: deque() for topic in (EVENTS, LETTERS, SEEN, LEDGER)}
         self.refusal = None
         self.answers = deque()
         self.late = deque()
@@ -233,7 +312,7 @@ class SimulatedKafka:
             stale += self._tell(*self.news.popleft())
         records = stale
         for partition, position in self.local.items():
-            if stale and self.dice.throws.random() < 0.5:
+            if partition in self.paused or (stale and self.dice.throws.random() < 0.5):
                 continue
             count = min(self.dice.roll(limit, 1, 0, 2), limit - len(records))
             fetched = self.cluster.fetch(partition, position, count)
@@ -253,7 +332,8 @@ class SimulatedKafka:
             if self.cluster.owner[partition] is self:
                 start = self.cluster.start_of(partition)
                 self.local[partition] = self.handled[partition] = start
-                self.listener.assigned({partition: start})
+                self.paused.discard(partition)
+                self.listener.assigned({partition: Checkpoint(start, "")})
         elif event == "revoke":
             if partition in self.local:
                 self.listener.revoked([partition])
@@ -284,6 +364,16 @@ class SimulatedKafka:
             else:
                 self.answers.append((self.listener.commit_failed, "membership"))
 
+    def pause(self, partitions):
+        if not set(partitions) <= set(self.local):
+            self.cluster.violation("pauses what it does not own")
+        self.paused.update(partitions)
+
+    def resume(self, partitions):
+        if not set(partitions) <= set(self.local):
+            self.cluster.violation("resumes what it does not own")
+        self.paused.difference_update(partitions)
+
     def produce(self, output):
         if self.dice.roll("room", "room", "room", "full") == "full":
             return False
@@ -291,9 +381,11 @@ class SimulatedKafka:
         if partition not in self.local:
             self.cluster.violation("produced for a partition it does not own")
         handled = self.handled[partition]
-        if any(decide(r) for r in self.cluster.fetch(partition, handled, 99) if r.offset < offset):
-            self.cluster.violation(f"{partition} jumped from {handled} to {offset}")
-        self.handled[partition] = offset + 1
+        if not self.cluster.dedup:
+            skipped = self.cluster.fetch(partition, handled, 99)
+            if any(decide(one).outputs for one in skipped if one.offset < offset):
+                self.cluster.violation(f"{partition} jumped from {handled} to {offset}")
+        self.handled[partition] = max(handled, offset + 1)
         self.queues[output.topic].append(Outgoing(output))
         return True
 
@@ -321,6 +413,7 @@ class SimulatedKafka:
             else:
                 head = queue[0]
                 if fate != "acknowledge one":
+                    self.cluster.calm = False
                     self.cluster.refused.add(head.output.key)
                     permanent = fate == "refuse for good"
                     self.refusal = Refusal(fate, permanent)
@@ -360,6 +453,7 @@ class SimulatedKafka:
         fate = self.dice.roll(
             "applied", "late", "not applied", "refused", "applied, unanswered", "unanswered"
         )
+        self.cluster.calm = self.cluster.calm and fate == "applied"
         if fate.startswith("applied"):
             self.cluster.apply(self, offsets)
         if fate == "applied":
@@ -373,6 +467,7 @@ class SimulatedKafka:
 
     def purge(self):
         """Forget the queue; what was in flight (a first part of it) may be stored even later."""
+        self.cluster.calm = self.cluster.calm and not self._waiting()
         for queue in self.queues.values():
             in_flight = self.dice.roll(0, 1, 2)
             waiting = [outgoing.output for outgoing in queue if not outgoing.stored]
@@ -396,6 +491,117 @@ class SimulatedKafka:
         self.cluster.expel(self)
 
 
+class SimulatedTransactions(SimulatedKafka):
+    """The transactional clients: outputs are seen when the transaction is committed, or never.
+
+    What is in doubt (a commit without an answer) ends the incarnation: the next one's producer
+    finds it committed or aborted.
+    """
+
+    def __init__(self, cluster):
+        super().__init__(cluster)
+        self.transaction = []
+
+    def _store(self, outgoing):
+        if not outgoing.stored:
+            outgoing.stored = True
+            self.transaction.append(outgoing.output)
+
+    def commit(self, checkpoints):
+        offsets = {partition: asked.next_offset for partition, asked in checkpoints.items()}
+        if self._waiting():
+            self.cluster.violation("a commit with outputs that are not acknowledged")
+        for output in self.transaction:
+            partition, offset, _ = source(output)
+            if offset >= offsets.get(partition, 0):
+                self.cluster.violation(f"{partition}: {offset} is in a transaction before its own")
+        fate = self.dice.roll("applied", "applied, unanswered", "aborted", "unanswered, aborted")
+        if not self.joined or "aborted" in fate:
+            raise Interrupted("the transaction must be aborted")
+        for output in self.transaction:
+            self.cluster.store(output)
+        self.transaction = []
+        for partition, offset in offsets.items():
+            if partition not in self.local:
+                self.cluster.violation(f"commits {partition} after giving it up")
+            self.cluster.prove(partition, offset)
+        self.cluster.apply(self, offsets)
+        if fate == "applied, unanswered":
+            raise Interrupted("nobody knows whether the transaction was committed")
+        self.listener.committed(offsets)
+
+    def purge(self):
+        """Abort: nothing of it will ever be seen."""
+        for queue in self.queues.values():
+            queue.clear()
+        self.transaction = []
+        self.refusal = None
+
+    def crash(self):
+        """The coordinator aborts what was open."""
+        self.purge()
+        super().crash()
+
+
+class SimulatedSeen:
+    """What was seen, from the seen topic and a disk that outlives the process, or is lost."""
+
+    def __init__(self, cluster, kafka, disk):
+        self.cluster = cluster
+        self.kafka = kafka
+        self.disk = disk
+        self.waiting = set()
+        self.memory = {}
+
+    def open(self, partition):
+        if self.kafka.dice.roll("kept", "kept", "lost") == "lost":
+            self.disk.pop(partition, None)
+        entries, through = self.disk.get(partition, ({}, 0))
+        self.memory[partition] = [dict(entries), through, False]
+        self.waiting.add(partition)
+
+    def behind(self):
+        return bool(self.waiting)
+
+    def catch_up(self, seconds):
+        self.cluster.now += 0.01
+        ready = []
+        for partition in sorted(self.waiting):
+            if self.kafka.dice.roll("all", "all", "not yet") == "not yet":
+                continue
+            entries, through, _ = self.memory[partition]
+            for at, found in self.cluster.seen[partition]:
+                if at >= through / 1000:
+                    entries.update(found)
+            self.memory[partition][2] = True
+            ready.append(partition)
+        self.waiting.difference_update(ready)
+        return ready
+
+    def knows(self, partition):
+        return self.memory[partition][2]
+
+    def find(self, partition, ids):
+        if not self.knows(partition):
+            self.cluster.violation(f"{partition} is handled before it is known what was seen")
+        entries = self.memory[partition][0]
+        return {one: entries[one] for one in ids if one in entries}
+
+    def remember(self, partition, entries, through):
+        known = self.memory[partition]
+        known[0].update(entries)
+        known[1] = through
+        self.disk[partition] = (dict(known[0]), through)
+
+    def forget(self, partition):
+        self.memory.pop(partition, None)
+        self.waiting.discard(partition)
+
+    def close(self):
+        self.memory.clear()
+        self.waiting.clear()
+
+
 DICE = st.integers(0, 2**20)
 
 
@@ -403,10 +609,14 @@ class Schedules(RuleBasedStateMachine):
     """Two places for a worker, two partitions, and everything that can happen to them."""
 
     worker_class = Worker
+    kafka_class = SimulatedKafka
+    dedup = False
 
     def __init__(self):
         super().__init__()
         self.cluster = Cluster()
+        self.cluster.dedup = self.dedup
+        self.cluster.transactional = self.kafka_class is SimulatedTransactions
         self.running = {}
 
     @rule(dice=DICE, happenings=st.integers(1, 100))
@@ -468,16 +678,22 @@ class Schedules(RuleBasedStateMachine):
     def _arrive(self, dice):
         for partition in PARTITIONS:
             for _ in range(dice.throws.randrange(6)):
-                value = dice.throws.choice([b"e", b"ee", b"d", b"", b"ed"])
+                value = dice.throws.choice([b"%d", b"%d %d", b"d", b"", b"%d d"])
+                for _ in range(value.count(b"%d")):
+                    value = value.replace(b"%d", b"%d" % dice.throws.randrange(40), 1)
                 self.cluster.append(partition, value, gap=dice.roll(0, 0, 1))
 
     def _start(self, dice):
         slot = dice.throws.choice(SLOTS)
         if slot in self.running:
             return
-        kafka = SimulatedKafka(self.cluster)
+        kafka = self.kafka_class(self.cluster)
+        kafka.dice = dice
         lag = LagTracker()
-        worker = self.worker_class(kafka, decide, TINY, lambda: self.cluster.now, lag)
+        seen = SimulatedSeen(self.cluster, kafka, self.cluster.disks[slot]) if self.dedup else None
+        worker = self.worker_class(
+            kafka, decide, TINY, lambda: self.cluster.now, lag, keep=keep, seen=seen
+        )
         self.running[slot] = worker, kafka, lag
         for partition, owner in self.cluster.owner.items():
             if owner is None:
@@ -498,6 +714,7 @@ class Schedules(RuleBasedStateMachine):
         try:
             worker.step()
         except (Interrupted, Halted):
+            self.cluster.calm = False
             worker.abandon()
             del self.running[slot]
 
@@ -510,7 +727,9 @@ class Schedules(RuleBasedStateMachine):
         try:
             finished = worker.drain()
         except Halted:
+            self.cluster.calm = False
             return
+        self.cluster.calm = self.cluster.calm and finished
         for partition, reading in worker._owned.items():
             if finished and self.cluster.start_of(partition) < reading.position:
                 self.cluster.violation(f"{partition} reported as finished, but is not committed")
@@ -520,6 +739,7 @@ class Schedules(RuleBasedStateMachine):
         if slot is not None:
             _, kafka, _ = self.running.pop(slot)
             kafka.dice = dice
+            self.cluster.calm = False
             kafka.crash()
 
     def _fence(self, dice):
@@ -527,6 +747,7 @@ class Schedules(RuleBasedStateMachine):
         if slot is None or not self.running[slot][1].joined:
             return
         kafka = self.running[slot][1]
+        self.cluster.calm = False
         kafka.news.clear()
         kafka.news.append(("lost", None))
         self.cluster.expel(kafka)
@@ -574,9 +795,8 @@ class Schedules(RuleBasedStateMachine):
             self._straggle(fair)
         for log in self.cluster.logs.values():
             for record in log:
-                for output in decide(record):
-                    if not self.cluster.stored[output.key]:
-                        self.cluster.violation(f"{output.key} was never stored")
+                if missing := self.cluster.missing(record):
+                    self.cluster.violation(f"{missing} was never stored")
         for slot in list(self.running):
             self._step(slot, fair)
         for slot in list(self.running):
@@ -612,17 +832,34 @@ def explore(machine, schedules=SCHEDULES):
         raise
 
 
-def test_no_schedule_loses_reorders_or_commits_too_early():
-    """Whatever happens, no offset is committed before its outputs are stored, nothing is lost."""
-    explore(Schedules)
+class WithDedup(Schedules):
+    """At least once, and duplicates are told as long as nothing is done again."""
+
+    dedup = True
+
+
+class InTransactions(Schedules):
+    """Exactly once, whatever happens."""
+
+    dedup = True
+    kafka_class = SimulatedTransactions
+
+
+@pytest.mark.parametrize("machine", [Schedules, WithDedup, InTransactions])
+def test_no_schedule_loses_reorders_doubles_or_commits_too_early(machine):
+    """Whatever happens, no offset is committed before its outputs are stored, nothing is lost.
+
+    With dedup an event stands once as long as nothing is done again; in transactions always.
+    """
+    explore(machine)
 
 
 # -- the same loop with one rule taken out --
 
 
 class CommitsBeforeItIsStored(Worker):
-    def _settled(self, deadline):
-        return True
+    def _settle(self, epoch):
+        self._conclude(epoch)
 
 
 class IgnoresRefusals(Worker):
@@ -654,6 +891,8 @@ class KeepsRevokedPartitions(Worker):
 class GoesOnAfterAPurge(Worker):
     def _purge(self):
         self._kafka.purge()
+        self._held.clear()
+        self._open, self._sealed = type(self._open)(), None
 
 
 class CommitsAfterABarrierThatFailed(Worker):
@@ -665,15 +904,17 @@ class CommitsAfterABarrierThatFailed(Worker):
 class CommitsTheLastRecordInsteadOfTheNext(Worker):
     def _commit(self, partitions):
         for partition in partitions:
-            self._owned[partition].position -= 1
+            self._owned[partition].sealed -= 1
         super()._commit(partitions)
+        for partition in partitions:
+            self._owned[partition].sealed += 1
 
 
 class BelievesACommitWithoutAnAnswer(Worker):
     def _commit(self, partitions):
         super()._commit(partitions)
         for partition in partitions:
-            self._owned[partition].committed = self._owned[partition].position
+            self._owned[partition].committed = self._owned[partition].sealed
         self._unanswered = 0
 
 
@@ -688,21 +929,89 @@ class WaitsForAnAnswerForever(Worker):
         return super()._consume()
 
 
-class CommitsWhileDecidingStill(Worker):
-    def _take(self, records):
-        for record in records:
-            if reading := self._owned.get((record.topic, record.partition)):
-                reading.position = record.offset + 1
-        self._barrier(0.1)
-        super()._take([])
-        for record in records:
-            for output in self._decide(record):
-                self._produce(output, self._clock())
+class DoesNotHoldBack(Worker):
+    way = InTransactions
+
+    def _put_out(self, output, deadline):
+        self._produce(output, deadline)
+
+
+class SealsWithoutTheHeld(Worker):
+    def _conclude(self, epoch):
+        self._held.clear()
+        super()._conclude(epoch)
+
+
+class CommitsTheOpenEpochToo(Worker):
+    way = InTransactions
+
+    def _conclude(self, epoch):
+        for reading in self._owned.values():
+            reading.sealed = reading.position
+        super()._conclude(epoch)
+
+
+class ForgetsWhatIsOnItsWay(Worker):
+    way = InTransactions
+
+    def _age(self, event_id, here, reading, before, decision):
+        reading.fresh.clear()
+        return super()._age(event_id, here, reading, before, decision)
+
+
+class DoesNotLookIntoTheMemory(Worker):
+    way = InTransactions
+
+    def _look_up(self, decided):
+        return {}
+
+
+class HandlesBeforeItKnows(Worker):
+    way = InTransactions
+
+    def assigned(self, starts):
+        super().assigned(starts)
+        self._kafka.resume(list(starts))
+
+
+class DropsWhateverWasSeen(Worker):
+    way = InTransactions
+
+    def _age(self, event_id, here, reading, before, decision):
+        first = reading.fresh.get(event_id) or before.get(event_id)
+        return None if first is None else 0
+
+
+class WritesNoSeen(Worker):
+    way = InTransactions
+
+    def _seal(self):
+        for sheet in self._open.sheets.values():
+            sheet.entries.clear()
+        super()._seal()
+
+
+class RemembersBeforeItIsCommitted(Worker):
+    way = InTransactions
+
+    def _remember(self):
+        for partition, reading in self._owned.items():
+            if self._seen is not None and reading.fresh:
+                self._seen.remember(partition, dict(reading.fresh), reading.last_timestamp)
+        super()._remember()
+
+
+class LeavesOutALedgerPage(Worker):
+    def _seal(self):
+        keep, self._keep = self._keep, lambda *books: list(keep(*books))[1:]
+        super()._seal()
+        self._keep = keep
 
 
 @pytest.mark.parametrize("broken", Worker.__subclasses__(), ids=lambda broken: broken.__name__)
 def test_the_simulation_finds_each_rule_that_is_broken(broken):
     """A loop with one rule taken out is found out: the simulation can fail."""
-    machine = type(broken.__name__, (Schedules,), {"worker_class": broken})
+    way = getattr(broken, "way", Schedules)
+    machine = type(broken.__name__, (way,), {"worker_class": broken})
     with pytest.raises(Violation):
         explore(machine, schedules=4 * SCHEDULES)
