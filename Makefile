@@ -10,7 +10,8 @@ help:
 	@echo "make run      everything on this machine: Kafka, topics, gateway, consumers, demonstration"
 	@echo "              (ARGS=--once: send, check, exit)"
 	@echo "make test     format, lint, types, tests, a real Kafka included (ARGS goes to pytest)"
-	@echo "make verify   what needs more than Python packages: Prometheus, PHP (php-cli)"
+	@echo "make verify   what needs more than Python packages: Prometheus, PHP (php-cli),"
+	@echo "              and the drills in short form"
 	@echo "make drills   the long fault drills;  make bench  the benchmarks"
 	@echo "make format   lay the code out;  make lint, make types  look at it"
 	@echo "make clean    remove .venv, .local and caches"
@@ -28,13 +29,17 @@ test: environment
 	$(PY) -m pytest $(ARGS)
 
 # One line per thing verified. A missing tool fails by name.
-verify: environment verify-php verify-prometheus
+verify: environment verify-php verify-prometheus verify-drills
 
-.PHONY: verify-php verify-prometheus
+.PHONY: verify-php verify-prometheus verify-drills
 verify-php:
 	$(PY) -m pytest $(ARGS) tests/verify_php.py
 verify-prometheus:
 	$(PY) -m pytest $(ARGS) tests/verify_prometheus.py
+
+# The drills in short form: the same faults, fewer deliveries.
+verify-drills:
+	DRILL_DELIVERIES=3000 $(PY) -m pytest -o python_files='drill_*.py' $(ARGS) tests
 
 drills: environment
 	@if ls tests/drill_*.py >/dev/null 2>&1; then \

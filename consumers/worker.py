@@ -667,9 +667,11 @@ class Worker:
         duplicates: list[tuple[int, int]] = []
         events = len(decision.event_ids)
         if events:
-            received_at = min(decision.received_at or record.timestamp, record.timestamp) // 1000
             here = First(
-                record.partition, record.offset, received_at, self._settings.mapping_revision
+                record.partition,
+                record.offset,
+                _received_at(record, decision),
+                self._settings.mapping_revision,
             )
             before = found.get(partition, {})
             for index, event_id in enumerate(decision.event_ids):
@@ -882,6 +884,15 @@ class Worker:
         if unfinished and self._end is None:
             # The consumer has read past them and would never hand them out again.
             self._end = Interrupted("outputs were dropped with partitions that went away")
+
+
+def _received_at(record: Record, decision: Decision) -> int:
+    """Give when a record was received, in seconds; not after Kafka had it, whatever it says.
+
+    A gateway's clock that is far ahead would otherwise end the window of everything else.
+    """
+    said = record.timestamp if decision.received_at is None else decision.received_at
+    return max(0, min(said, record.timestamp)) // 1000
 
 
 def _fate(written: int, duplicates: int, letters: int) -> FateCode:

@@ -57,12 +57,14 @@ def get(url: str) -> tuple[int, str]:
 class Process:
     """One of our programs with an admin address, its log in a file."""
 
-    def __init__(self, command: list[str], environ: dict[str, str], admin: int, log: Path) -> None:
+    def __init__(
+        self, command: list[str], environ: dict[str, str], admin: int, log: Path, tree: Path = ROOT
+    ) -> None:
         self.admin = f"http://127.0.0.1:{admin}"
         self.log = log
         with log.open("ab") as out:
             self.popen = subprocess.Popen(
-                [sys.executable, "-m", *command], cwd=ROOT, env=os.environ | environ,
+                [sys.executable, "-m", *command], cwd=tree, env=os.environ | environ,
                 stdout=out, stderr=out,
             )  # fmt: skip
 
@@ -140,17 +142,17 @@ class Deployment:
         return self._start(["gateway", "serve", *arguments], settings | environ, admin)
 
     def consumer(
-        self, provider: str, *arguments: str, ready: bool = True, **environ: str
+        self, provider: str, *arguments: str, ready: bool = True, tree: Path = ROOT, **environ: str
     ) -> Process:
-        """Start a provider's consumer and wait until it is ready."""
+        """Start a provider's consumer, of this tree or another one, and wait until it is ready."""
         admin = free_port()
         settings = {"CONSUMER_ADMIN_LISTEN": f"127.0.0.1:{admin}"}
         command = ["consumers", "run", provider, *arguments]
-        return self._start(command, settings | environ, admin, ready=ready)
+        return self._start(command, settings | environ, admin, ready=ready, tree=tree)
 
-    def _start(self, command, environ, admin, *, ready=True) -> Process:
+    def _start(self, command, environ, admin, *, ready=True, tree=ROOT) -> Process:
         log = self.folder / f"{len(self.processes)}-{'-'.join(command[:3])}.log"
-        process = Process(command, self.environ(**environ), admin, log)
+        process = Process(command, self.environ(**environ), admin, log, tree)
         self.processes.append(process)
         return process.wait_ready() if ready else process
 
