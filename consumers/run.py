@@ -78,7 +78,8 @@ class Attendant(Meter, SeenTelemetry):
         if not self._ready:
             self._ready = True
             self._readiness.set("group")
-            self._readiness.set("mapping")
+            if not self.is_stalled:  # the first poll can bring partitions that were stalled before
+                self._readiness.set("mapping")
 
     def assigned(self, starts: Mapping[Partition, int]) -> None:
         """These partitions became ours."""

@@ -28,6 +28,7 @@ from rich.text import Text
 
 from consumers.codec import decode
 from consumers.event import VerificationEvent
+from consumers.ledger import read_entry
 from consumers.tail import COLUMNS, table_row
 from deploy.child import HOST, LOCAL, CannotRun, Child, port_or_free, shown
 from deploy.endpoints import (
@@ -40,7 +41,7 @@ from deploy.endpoints import (
 )
 from deploy.kafka import DEFAULT_PORT, Kafka
 from deploy.topics import Cluster, plan, single_copy, wanted_topics
-from gateway.delivery import dead_topic, output_topic
+from gateway.delivery import dead_topic, ledger_topic, output_topic
 from gateway.kafka import client_config
 from gateway.process import Address, ConfigurationError
 from gateway.providers import PROVIDERS
@@ -401,8 +402,15 @@ class DeadLetter(msgspec.Struct, frozen=True):
     received_at: int
 
 
+class Duplicates(msgspec.Struct, frozen=True):
+    """How many events of a provider were not written again."""
+
+    provider: str
+    events: int
+
+
 class Outputs:
-    """The records that reach the output and dead topics from now on, by no group of consumers."""
+    """What reaches the output, dead and ledger topics from now on, by no group of consumers."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._events = output_topic(PREFIX)
@@ -415,7 +423,9 @@ class Outputs:
                 "log_level": 0,
             }
         )
-        topics = [self._events, *(dead_topic(name, PREFIX) for name in PROVIDERS)]
+        self._ledgers = {ledger_topic(name, PREFIX): name for name in PROVIDERS}
+        dead = [dead_topic(name, PREFIX) for name in PROVIDERS]
+        topics = [self._events, *dead, *self._ledgers]
         self._consumer.assign([part for topic in topics for part in self._ends(topic)])
 
     def _ends(self, topic: str) -> list[TopicPartition]:
@@ -426,7 +436,7 @@ class Outputs:
             ends.append(TopicPartition(topic, number, end))
         return ends
 
-    def take(self, seconds: float) -> VerificationEvent | DeadLetter | None:
+    def take(self, seconds: float) -> VerificationEvent | DeadLetter | Duplicates | None:
         """Wait for one record."""
         message = self._consumer.poll(seconds)
         if message is None or message.error() is not None:
@@ -434,6 +444,10 @@ class Outputs:
         value = message.value()
         if message.topic() == self._events and value is not None:
             return decode(value)
+        provider = self._ledgers.get(message.topic() or "")
+        if provider is not None:
+            page = read_entry(value, message.partition() or 0)
+            return Duplicates(provider, page.duplicates)
         kept: Any = message.headers() or []  # the stub allows forms that librdkafka never gives
         headers = {name: text.decode() for name, text in kept}
         kind, path = headers.get("verihook-error-kind"), headers.get("verihook-error-path")
@@ -526,6 +540,10 @@ class Demonstration:
                 return taken
             case DeadLetter() if taken.received_at >= self._began:
                 self._dead.append(taken.text)
+            case Duplicates() if taken.events:
+                times = "once" if taken.events == 1 else f"{taken.events} times"
+                text = f"{taken.provider}: said before, {times}: counted, and not written again"
+                self._console.print(text, style="dim")
         return None
 
     def _drain(self, seconds: float) -> None:
@@ -624,7 +642,7 @@ class Demonstration:
         running = self._pipeline.running
         python = shown(Path(sys.executable))
         cluster = f"KAFKA_BOOTSTRAP_SERVERS={running.bootstrap} TOPIC_PREFIX={PREFIX}"
-        provider, case = "veriff", "decision-approved"
+        provider, case = "veriff", "decision-declined-under-18"
         body = f"tests/fixtures/{provider}/{case}/body.raw"
         topics = f"{PREFIX}raw.<provider>, {PREFIX}dlq.<provider>, {output_topic(PREFIX)}"
         lines = [
@@ -634,9 +652,13 @@ class Demonstration:
             f"  topics on {running.bootstrap}: {topics}",
             f"  logs: {shown(LOGS)}; addresses and secrets for programs: {shown(RUN_FILE)}",
             "what to try next, in another terminal",
-            f"  {python} -m gateway send {provider} {case}",
-            f"  {cluster} {python} -m consumers tail",
+            f"  {python} -m gateway send {provider} {case}    (again: a duplicate)",
+            f"  sed s/a0000000/b0000000/ {body} > .local/another.json",
+            f"  {python} -m gateway send {provider} .local/another.json    (a new one)",
             f"  {python} -m consumers explain {provider} {body}",
+            f"  {cluster} {python} -m consumers tail",
+            f"  {cluster} {python} -m consumers lag {provider}",
+            f"  {cluster} {python} -m consumers audit {provider}",
             "Ctrl-C stops everything",
         ]
         for line in lines:

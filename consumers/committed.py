@@ -1,0 +1,125 @@
+"""What a group committed, read and written from outside: by no member of it, with it alive or dead.
+
+Facts of librdkafka 2.16 that shape this file, each seen against Apache Kafka 4.3:
+- AdminClient.list_consumer_group_offsets kills the process where the broker answers that it is not
+  the group's coordinator: always the first question to a fresh cluster, sometimes one after a
+  coordinator has moved (https://github.com/confluentinc/librdkafka/issues/5040). A Consumer that
+  never subscribes asks the same, joins nothing, and is told the error.
+- committed() waits for a transaction that holds offsets of the group, up to the client's time-out,
+  unless the client is read_uncommitted. Then it gives what is committed now: never an offset that
+  only waits in a transaction.
+- A synchronous commit, and close(), wait without bound for brokers that do not answer.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from consumers.broker import CLOSE_SECONDS, TRYING_ON, close_within
+from consumers.records import Partition
+from consumers.worker import Halted
+
+Answer = TypeVar("Answer")
+
+ANSWER_SECONDS = 15.0
+_LEAST_SECONDS = 0.1
+_POLL_SECONDS = 0.005
+_PAUSE_SECONDS = 0.2
+
+
+class Committed:
+    """A group's committed offsets, each with the text beside it; no member is needed or disturbed.
+
+    A call takes ANSWER_SECONDS at most, and raises Halted if Kafka has not answered by then or
+    will not.
+    """
+
+    def __init__(self, config: Mapping[str, Any], group: str) -> None:
+        self._group = group
+        self._answers: list[KafkaError | None] = []
+        self._client = Consumer(
+            {
+                "log_level": "0",
+                **config,
+                "group.id": group,
+                "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
+                "allow.auto.create.topics": False,
+                "isolation.level": "read_uncommitted",
+                "on_commit": self._answered,
+            }
+        )
+
+    def read(self, topics: Sequence[str]) -> dict[Partition, tuple[int, str]]:
+        """Give the committed offsets on these topics; a partition without one is left out."""
+
+        def ask(left: Callable[[], float]) -> list[TopicPartition]:
+            asked = [
+                TopicPartition(topic, number)
+                for topic in topics
+                for number in self._client.list_topics(topic, left()).topics[topic].partitions
+            ]
+            found = self._client.committed(asked, timeout=left()) if asked else []
+            for one in found:
+                if one.error is not None:
+                    raise KafkaException(one.error)
+            return found
+
+        return {
+            (one.topic, one.partition): (one.offset, one.metadata or "")
+            for one in self._patiently(ask)
+            if one.offset >= 0
+        }
+
+    def write(self, offsets: Mapping[Partition, int], text: str) -> None:
+        """Commit these offsets with a text beside them; the group must have no member alive."""
+        wanted = [
+            TopicPartition(topic, number, offset, metadata=text)
+            for (topic, number), offset in offsets.items()
+        ]
+
+        def commit(left: Callable[[], float]) -> None:
+            self._answers.clear()
+            self._client.commit(offsets=wanted, asynchronous=True)
+            seconds = left()
+            end = time.monotonic() + seconds
+            while not self._answers:
+                if time.monotonic() > end:
+                    raise KafkaException(KafkaError(KafkaError._TIMED_OUT))  # noqa: SLF001 - the client's public names begin so
+                self._client.poll(_POLL_SECONDS)
+            if self._answers[0] is not None:
+                raise KafkaException(self._answers[0])
+
+        self._patiently(commit)
+
+    def close(self) -> None:
+        """Let the client go, within CLOSE_SECONDS."""
+        close_within(CLOSE_SECONDS, self._client.close)
+
+    def _patiently(self, call: Callable[[Callable[[], float]], Answer]) -> Answer:
+        """Ask again while the trouble may pass, such as a coordinator that is still being found.
+
+        The call is told how many seconds are left.
+        """
+        end = time.monotonic() + ANSWER_SECONDS
+
+        def left() -> float:
+            return max(_LEAST_SECONDS, end - time.monotonic())
+
+        while True:
+            try:
+                return call(left)
+            except KafkaException as error:
+                problem = error.args[0]
+                if problem.code() not in TRYING_ON or time.monotonic() > end:
+                    raise Halted(
+                        f"the offsets of the group {self._group} cannot be read or written: "
+                        f"{problem.name()}"
+                    ) from error
+            time.sleep(_PAUSE_SECONDS)
+
+    def _answered(self, error: KafkaError | None, offsets: Sequence[TopicPartition]) -> None:
+        errors = [error, *(one.error for one in offsets)]
+        self._answers.append(next((one for one in errors if one is not None), None))
