@@ -70,6 +70,11 @@ class Store(Protocol):
         ...
 
     @property
+    def newest(self) -> int:
+        """Tell the newest received_at (seconds) that was put, from which the window counts."""
+        ...
+
+    @property
     def count(self) -> int:
         """Tell about how many ids the store holds."""
         ...
@@ -601,7 +606,9 @@ class TopicSeen:
             return
         through = max(through, memory.store.through or 0)
         if not memory.known or memory.marked:
-            mark = First(0, memory.read_to, through // 1000, int(memory.known))
+            # As new as the newest entry, so that it neither ends the window nor falls out of it.
+            received = [memory.store.newest, *(first.received_at for first in entries.values())]
+            mark = First(0, memory.read_to, max(received), int(memory.known))
             entries = {**entries, _MARK: mark}
             memory.marked = not memory.known
         try:

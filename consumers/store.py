@@ -167,6 +167,11 @@ class Store:
         return None if self._through == _FRESH else self._through
 
     @property
+    def newest(self) -> int:
+        """Tell the newest received_at (seconds) that was put, from which the window counts."""
+        return self._calendar.newest
+
+    @property
     def count(self) -> int:
         """Tell about how many ids the store holds; overwritten ones may count twice."""
         with self._trusted():
@@ -308,6 +313,11 @@ class MemoryStore:
         self._calendar = _Calendar(window_seconds)
         self._buckets: dict[int, dict[bytes, First]] = {}
         self.through: int | None = None
+
+    @property
+    def newest(self) -> int:
+        """Tell the newest received_at that was put."""
+        return self._calendar.newest
 
     @property
     def count(self) -> int:

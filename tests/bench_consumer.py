@@ -1,9 +1,10 @@
 """What a record costs a consumer, whole and step by step. Run by `make bench`.
 
 A backlog of signed deliveries is put on the raw topic; then one real consumer process works it
-off. The steps are timed one by one in this process on the same delivery.
+off, in each way it can deliver. The steps are timed one by one in this process on one delivery.
 """
 
+import json
 import os
 import platform
 import statistics
@@ -35,6 +36,13 @@ from tests.deployment import Process, free_port, until
 
 RECORDS, ROUNDS, WARM_UP = 100_000, 3, 20_000
 BODY = fixture("veriff", "decision-approved-full").body
+PROCESS_ID = json.loads(BODY)["verification"]["id"].encode()
+WAYS = {
+    "at least once, no dedup": (["--delivery", "at-least-once"], {"CONSUMER_DEDUP_DAYS": "0"}),
+    "at least once, with dedup": (["--delivery", "at-least-once"], {}),
+    "exactly once": (["--delivery", "exactly-once", "--slot", "0"], {}),
+}
+DUPLICATES = "with dedup, every record a duplicate"
 
 
 def delivery():
@@ -46,25 +54,31 @@ def delivery():
     return receive(endpoint, headers, BODY, time.time(), "0" * 32)
 
 
-def fill(bootstrap: str, count: int) -> None:
-    """Put deliveries of many processes on the raw topic."""
+def fill(bootstrap: str, numbers: range) -> None:
+    """Put different deliveries of as many processes on the raw topic."""
     producer = Producer(
         {"bootstrap.servers": bootstrap, "linger.ms": 50, "compression.type": "lz4"}
     )
     made = delivery()
-    for number in range(count):
+    for number in numbers:
+        key = b"c0000000-0000-4000-8000-%012d" % number
+        body = made.body.replace(PROCESS_ID, key)
         while True:
             try:
-                key = b"process-%d" % (number % 5000)
-                producer.produce("raw.veriff", made.body, key, headers=made.headers)
+                producer.produce("raw.veriff", body, key, headers=made.headers)
                 break
             except BufferError:
                 producer.poll(0.1)
     producer.flush()
 
 
-def whole() -> tuple[float, float, float]:
-    """CPU microseconds per record, records per second, resident MB."""
+def whole(
+    arguments: list[str], more: dict[str, str], *, again: bool = False
+) -> tuple[float, float, float]:
+    """CPU microseconds per record, records per second, resident MB.
+
+    With `again`, the measured rounds repeat the deliveries of the first.
+    """
     processors = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, processors[:1])
     with temporary_kafka() as kafka, tempfile.TemporaryDirectory() as folder:
@@ -80,16 +94,18 @@ def whole() -> tuple[float, float, float]:
             "SUBJECT_KEY": SUBJECT_KEY,
         }
         log = Path(folder) / "consumer.log"
-        consumer = Process(["consumers", "run", "veriff"], environ, admin, log)
+        command = ["consumers", "run", "veriff", *arguments]
+        consumer = Process(command, environ | more, admin, log)
         try:
             consumer.wait_ready()
             pid = consumer.popen.pid
             for thread in Path(f"/proc/{pid}/task").iterdir():
                 os.sched_setaffinity(int(thread.name), processors[-1:])
             done, rounds = 0, []
-            for count in (WARM_UP, *[RECORDS] * ROUNDS):
+            first = RECORDS if again else WARM_UP
+            for count in (first, *[RECORDS] * ROUNDS):
                 began, cpu = time.perf_counter(), cpu_seconds(pid)
-                fill(kafka.bootstrap, count)
+                fill(kafka.bootstrap, range(count) if again else range(done, done + count))
                 done += count
                 until(lambda done=done: consumer.sum("verihook_records_consumed_total") >= done,
                       "the backlog is worked off", 300)  # fmt: skip
@@ -137,11 +153,16 @@ def main() -> None:
     )
     for name, microseconds in steps():
         print(f"{name:40}{microseconds:8.1f} us")
-    cpu, rate, memory = whole()
-    print(
-        f"consume, decide, produce, commit: {cpu:.1f} us of CPU per record, {rate:,.0f} records "
-        f"per second while the topic is filled beside it, resident {memory:.0f} MB"
-    )
+    ways = [(name, *way, False) for name, way in WAYS.items()]
+    ways.append((DUPLICATES, *WAYS["at least once, with dedup"], True))
+    print("consume, decide, produce, commit, while the topic is filled beside it:")
+    for name, arguments, environ, again in ways:
+        cpu, rate, memory = whole(arguments, environ, again=again)
+        print(
+            f"{name:40}{cpu:8.1f} us of CPU per record, {rate:,.0f} records per second, "
+            f"resident {memory:.0f} MB",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

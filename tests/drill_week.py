@@ -15,16 +15,10 @@ import time
 from collections import Counter
 
 import pytest
-from confluent_kafka import (
-    Consumer,
-    ConsumerGroupTopicPartitions,
-    KafkaException,
-    Producer,
-    TopicPartition,
-)
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Consumer, Producer, TopicPartition
 
 from consumers.codec import decode
+from consumers.committed import Committed
 from gateway.delivery import Provenance, group_id, output_topic, raw_topic
 from gateway.send import fixture
 from tests.deployment import ROOT, deployment, until
@@ -54,8 +48,8 @@ def history(deliveries: int, seed: int):
     return sendings
 
 
-def store(deployed, sendings) -> None:
-    """Put every sending on the raw topic as the gateway would have at its time."""
+def store(deployed, sendings, begin, end) -> None:
+    """Put these sendings on the raw topic as the gateway would have at their times."""
     template = json.loads(fixture(PROVIDER, "approved").body)
     producer = Producer(
         {
@@ -68,7 +62,8 @@ def store(deployed, sendings) -> None:
         }
     )
     topic = raw_topic(PROVIDER, deployed.prefix)
-    for index, (at, number) in enumerate(sendings):
+    for index in range(begin, end):
+        at, number = sendings[index]
         template["notificationId"] = f"e0000000-0000-4000-8000-{number:012d}"
         template["data"]["id"] = f"process-{number}"
         provenance = Provenance(
@@ -85,16 +80,10 @@ def store(deployed, sendings) -> None:
     assert producer.flush(60) == 0
 
 
-def committed(deployed, admin) -> int:
+def committed(deployed, group) -> int:
     """How many raw records are committed."""
-    topic = raw_topic(PROVIDER, deployed.prefix)
-    partitions = [TopicPartition(topic, number) for number in range(PARTITIONS)]
-    group = ConsumerGroupTopicPartitions(group_id(PROVIDER, deployed.prefix), partitions)
-    (answer,) = admin.list_consumer_group_offsets([group], request_timeout=5).values()
-    try:
-        return sum(max(0, found.offset) for found in answer.result().topic_partitions)
-    except KafkaException:  # asked again
-        return 0
+    found = group.read([raw_topic(PROVIDER, deployed.prefix)])
+    return sum(offset for offset, _ in found.values())
 
 
 def written(deployed) -> Counter:
@@ -130,42 +119,50 @@ def audit(deployed, *arguments: str) -> subprocess.CompletedProcess:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("mode", ["at-least-once", "exactly-once"])
+PHASES = {
+    "at-least-once": ("first", "a second", "the first stops", "another", "the second stops"),
+    "exactly-once": ("first", "a second", "the first stops", "another", "kill", "kill the second"),
+}
+
+
+@pytest.mark.parametrize("mode", PHASES)
 def test_a_week_of_retries_gives_each_event_once(topics, tmp_path, mode):
-    """Restarts, a partition move and (exactly once) kill -9: each event stands there once."""
+    """Restarts, partition moves and (exactly once) kill -9 under load: each event stands once."""
     sendings = history(DELIVERIES, seed=len(mode))
-    exactly_once = mode == "exactly-once"
     made = topics(**{"raw.partitions": PARTITIONS})
     with deployment(made, tmp_path) as deployed:
-        storing = threading.Thread(target=store, args=(deployed, sendings))
-        storing.start()
         state = {"CONSUMER_STATE_DIR": str(tmp_path / "state"), **SHORT_SESSION}
 
         def start(slot: int):
-            how = ["--delivery", mode, *(["--slot", str(slot)] if exactly_once else [])]
-            return deployed.consumer(PROVIDER, *how, **state)
+            how = ["--slot", str(slot)] if mode == "exactly-once" else []
+            return deployed.consumer(PROVIDER, "--delivery", mode, *how, **state)
 
-        first = start(0)
-        admin = AdminClient({"bootstrap.servers": deployed.bootstrap})
-
-        def reached(share: float):
-            return committed(deployed, admin) >= len(sendings) * share
-
-        until(lambda: reached(0.1), "a tenth is done", 600)
-        second = start(1)  # half of the partitions move
-        until(lambda: reached(0.3), "three tenths are done", 600)
-        assert first.stop() == 0  # and all to the second, with another process's memory
-        until(lambda: reached(0.5), "half is done", 600)
-        first = start(0)
-        until(lambda: reached(0.6), "six tenths are done", 600)
-        if exactly_once:
-            first.kill()
-            first = start(0)
-            until(lambda: reached(0.75), "three quarters are done", 600)
-            second.kill()
-        else:
-            assert second.stop() == 0
-        until(lambda: reached(1.0), "everything is committed", 900)
+        group = Committed(
+            {"bootstrap.servers": deployed.bootstrap}, group_id(PROVIDER, deployed.prefix)
+        )
+        stored, first, second = 0, None, None
+        for number, phase in enumerate(PHASES[mode], 1):
+            # What moves then needs what was seen in the phases before.
+            end = len(sendings) * number // len(PHASES[mode])
+            storing = threading.Thread(target=store, args=(deployed, sendings, stored, end))
+            storing.start()
+            if phase in {"first", "another"}:
+                first = start(0)
+            elif phase == "a second":
+                second = start(1)  # half of the partitions move
+            elif phase == "the first stops":
+                assert first.stop() == 0  # and all move to the second
+            elif phase == "the second stops":
+                assert second.stop() == 0
+            elif phase == "kill":
+                first.kill()
+                first = start(0)
+            else:
+                second.kill()
+            storing.join()
+            stored = end
+            until(lambda end=end: committed(deployed, group) >= end, f"{phase}: committed", 900)
+        group.close()
         assert first.stop() == 0
         found = written(deployed)
         assert len(found) == DELIVERIES

@@ -67,10 +67,20 @@ class Place:
     def partition(self, number=0):
         return (self.raw, number)
 
-    def write(self, numbers, *, partition=0, partitions=None, offset=0, producer=None, **kinds):
+    def write(
+        self,
+        numbers,
+        *,
+        partition=0,
+        partitions=None,
+        offset=0,
+        producer=None,
+        received=NOW,
+        **kinds,
+    ):
         """Write one record of the seen topic: these ids, first seen at `offset` and on."""
         entries = {
-            event_id(number): First(partition, offset + at, NOW, 1)
+            event_id(number): First(partition, offset + at, received, 1)
             for at, number in enumerate(numbers)
         }
         for value in pack(entries, revision=1, partitions=partitions or self.partitions):
@@ -112,6 +122,23 @@ def found(memory, place, numbers, partition=0):
 @pytest.fixture
 def place(kafka):
     return lambda *args, **kinds: Place(kafka.bootstrap, *args, **kinds)
+
+
+@pytest.mark.parametrize("folders", [False, True], ids=["memory", "disk"])
+def test_a_backlog_of_weeks_is_known_by_its_own_time(place, tmp_path, folders):
+    """The window counts from receipts: that Kafka stored the entries today ends nothing."""
+    here = place()
+    here.write([1], received=NOW - 30 * DAY)
+    here.write([2], received=NOW - 29 * DAY, offset=10)
+    stores = StoreFolders(tmp_path, WINDOW) if folders else MemoryStores(WINDOW)
+    memory = here.seen(0, stores=stores)
+    read_up(memory)
+    assert found(memory, here, [1, 2]) == {1: (0, 0), 2: (0, 10)}
+    memory.close()
+    again = here.seen(0, stores=stores)
+    read_up(again)
+    assert found(again, here, [1, 2]) == {1: (0, 0), 2: (0, 10)}
+    again.close()
 
 
 def test_a_fresh_store_learns_the_whole_topic(place):
