@@ -48,7 +48,7 @@ class Place:
     """A raw topic and its seen topic, of one test."""
 
     def __init__(self, bootstrap, partitions=1, raw=None, config=None):
-        self.config = {"bootstrap.servers": bootstrap}
+        self.config = {"bootstrap.servers": bootstrap, "log_level": 0}
         self.admin = AdminClient(self.config)
         name = uuid.uuid4().hex[:8]
         self.raw, self.topic = f"{name}.raw", f"{name}.seen"
