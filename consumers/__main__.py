@@ -1,4 +1,4 @@
-"""python -m consumers run | explain | tail | replay | audit | lag."""
+"""python -m consumers run | resume | explain | tail | replay | audit | lag."""
 
 import enum
 import os
@@ -15,13 +15,21 @@ from consumers import offsets
 from consumers import tail as tailing
 from consumers.audit import audit as audited
 from consumers.audit import report_lines
-from consumers.evidence import gather
+from consumers.choice import Choice, checked
+from consumers.evidence import CLOCKS_APART_MS, gather
 from consumers.explain import explained, fate_of
 from consumers.normalizers import NORMALIZERS
-from consumers.replay import Choice, Replay, checked
+from consumers.replay import Replay
 from consumers.run import resumed
 from consumers.run import run as run_one
-from consumers.settings import DEFAULT_ADMIN, load_keys, load_settings
+from consumers.settings import (
+    DEFAULT_ADMIN,
+    MOST_DEDUP_DAYS,
+    dedup_days,
+    load_dedup_days,
+    load_keys,
+    load_settings,
+)
 from consumers.worker import Halted
 from gateway.delivery import group_id, output_topic, raw_topic
 from gateway.kafka import RangeUnread, client_config, topic_prefix, wanted
@@ -38,16 +46,23 @@ from gateway.process import (
 class Authenticity(enum.StrEnum):
     """What a body to explain was proven by."""
 
-    PROVEN = ""
     SIGNED = "signed"
     TOKEN = "token"  # noqa: S105 - a word of the event's field
     UNSIGNED = "unsigned"
 
 
+Provider = Annotated[str, typer.Argument(help="One of the registered providers.")]
+EventsAsJson = Annotated[
+    bool, typer.Option("--json", help="One object per line, the schema's field names.")
+]
+Since = Annotated[str, typer.Option(help="From this time of Kafka's on: ISO 8601, or 2h, 3d ago.")]
+Until = Annotated[str, typer.Option(help="Before this time of Kafka's.")]
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",  # in which a paragraph of a docstring flows
     help="Normalizes raw deliveries into VerificationEvents. See also: python -m gateway, "
     "python -m deploy.",
 )
@@ -55,7 +70,7 @@ app = typer.Typer(
 
 @app.command()
 def run(
-    provider: Annotated[str, typer.Argument(help="One of the registered providers.")],
+    provider: Provider,
     demo: Annotated[
         bool, typer.Option("--demo", help="Make up keys that are missing; never in earnest.")
     ] = False,
@@ -71,9 +86,7 @@ def run(
     ] = True,
 ) -> None:
     """Normalize a provider's raw topic until SIGTERM, then finish what was begun and exit 0."""
-    if provider not in NORMALIZERS:
-        known = ", ".join(sorted(NORMALIZERS))
-        raise ConfigurationError(f"there is no normalizer for {provider}; there are {known}")
+    _known(provider)
     settings = load_settings(os.environ, demo=demo, delivery=delivery, slot=slot, stall=stall)
     start_logging(settings.log_level)
     run_one(provider, settings)
@@ -81,12 +94,13 @@ def run(
 
 @app.command()
 def resume(
-    provider: Annotated[str, typer.Argument(help="One of the registered providers.")],
+    provider: Provider,
     admin: Annotated[
         str, typer.Option(help="The admin address of its process; else CONSUMER_ADMIN_LISTEN.")
     ] = "",
 ) -> None:
     """Have a stalled process go on, as it is: what failed until now stays a dead letter."""
+    _known(provider)
     name = "--admin" if admin else "CONSUMER_ADMIN_LISTEN"
     text = admin or os.environ.get("CONSUMER_ADMIN_LISTEN", DEFAULT_ADMIN)
     typer.echo(resumed(provider, Address.parse(text, name)))
@@ -94,25 +108,25 @@ def resume(
 
 @app.command()
 def explain(
-    provider: Annotated[str, typer.Argument(help="One of the registered providers.")],
+    provider: Provider,
     file: Annotated[Path, typer.Argument(help="A body as the provider sends it; - reads stdin.")],
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One object per line, the schema's field names.")
-    ] = False,
+    as_json: EventsAsJson = False,
     endpoint: Annotated[str, typer.Option(help="The endpoint it came to.")] = "",
     scheme: Annotated[
         str,
         typer.Option(help="The gateway's scheme, where it tells how to read; else what fits."),
     ] = "",
     authenticity: Annotated[
-        Authenticity, typer.Option(help="What it was proven by; else what its scheme would prove.")
-    ] = Authenticity.PROVEN,
+        Authenticity | None,
+        typer.Option(help="What it was proven by; else what its scheme would prove."),
+    ] = None,
 ) -> None:
     """Show how a body maps, without Kafka; nothing is verified, ids are made with EVENT_KEY.
 
     Without keys in the environment, ids and pseudonyms are made up. Exits 1 if the body
     cannot be normalized.
     """
+    _known(provider)
     keys = load_keys(os.environ, demo=True)
     try:
         body = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
@@ -125,7 +139,7 @@ def explain(
         endpoint=endpoint or provider,
         received_at=int(time.time() * 1000),
         scheme=scheme,
-        authenticity=authenticity.value,
+        authenticity=authenticity or "",
     )
     for number, event in enumerate(fate.events):
         if as_json:
@@ -150,9 +164,7 @@ def explain(
 
 @app.command()
 def tail(
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One object per line, the schema's field names.")
-    ] = False,
+    as_json: EventsAsJson = False,
     from_beginning: Annotated[
         bool, typer.Option("--from-beginning", help="Everything the topic still holds, first.")
     ] = False,
@@ -181,7 +193,7 @@ def tail(
 
 @app.command()
 def replay(
-    provider: Annotated[str, typer.Argument(help="One of the registered providers.")],
+    provider: Provider,
     yes: Annotated[bool, typer.Option("--yes", help="Write; else only say what would be.")] = False,
     raw: Annotated[
         bool, typer.Option("--raw", help="A range of the raw topic, after a mapping change.")
@@ -193,10 +205,8 @@ def replay(
         str, typer.Option("--class", help="Only dead letters of this class of error.")
     ] = "",
     path: Annotated[str, typer.Option(help="Only dead letters with this field's path.")] = "",
-    since: Annotated[
-        str, typer.Option(help="From this time of Kafka's on: ISO 8601, or 2h, 3d ago.")
-    ] = "",
-    until: Annotated[str, typer.Option(help="Before this time of Kafka's.")] = "",
+    since: Since = "",
+    until: Until = "",
     offset: Annotated[
         list[str] | None,
         typer.Option(help="PARTITION:FROM-TO of the topic that is read, TO included."),
@@ -222,9 +232,7 @@ def replay(
     Says first what would become of them under today's mapping; writes only with --yes. The same
     selection goes on where it stopped. Exits 1 if it did not come to its end.
     """
-    if provider not in NORMALIZERS:
-        known = ", ".join(sorted(NORMALIZERS))
-        raise ConfigurationError(f"there is no normalizer for {provider}; there are {known}")
+    _known(provider)
     choice = checked(
         Choice(
             asked=wanted(offset or [], since, until, time.time()),
@@ -239,37 +247,37 @@ def replay(
     )
     stop = threading.Event()
     on_stop_signals(stop.set)
-    try:
-        finished = Replay(
-            provider,
-            client_config(os.environ),
-            # Whether letters become events does not rest on keys; comparing events does.
-            load_keys(os.environ, demo=not raw),
-            topic_prefix(os.environ),
-            choice,
-            stop=stop,
-            say=typer.echo,
-        ).run(yes=yes, rate=rate, from_beginning=from_beginning, verbose=verbose)
-    except RangeUnread as end:
-        typer.echo(f"consumers: {end}", err=True)
-        raise typer.Exit(EXIT_FAILED) from end
+    finished = Replay(
+        provider,
+        client_config(os.environ),
+        # Whether letters become events does not rest on keys; comparing events does.
+        load_keys(os.environ, demo=not raw),
+        topic_prefix(os.environ),
+        choice,
+        stop=stop,
+        say=typer.echo,
+    ).run(yes=yes, rate=rate, from_beginning=from_beginning, verbose=verbose)
     if not finished:
         raise typer.Exit(EXIT_FAILED)
 
 
 @app.command()
 def audit(
-    provider: Annotated[str, typer.Argument(help="One of the registered providers.")],
-    since: Annotated[
-        str, typer.Option(help="From this time of Kafka's on: ISO 8601, or 2h, 3d ago.")
-    ] = "",
-    until: Annotated[str, typer.Option(help="Before this time of Kafka's.")] = "",
+    provider: Provider,
+    since: Since = "",
+    until: Until = "",
     offset: Annotated[
         list[str] | None, typer.Option(help="PARTITION:FROM-TO of the raw topic, TO included.")
     ] = None,
     window: Annotated[
-        float, typer.Option(help="The days dedup looks back: later is an event again.", min=0)
-    ] = 0,
+        int | None,
+        typer.Option(
+            help="The days dedup looks back: later is an event again. Else CONSUMER_DEDUP_DAYS, "
+            "else what the provider needs.",
+            min=0,
+            max=MOST_DEDUP_DAYS,
+        ),
+    ] = None,
     exactly_once: Annotated[
         bool, typer.Option("--exactly-once", help="Whatever is written twice is a failure.")
     ] = False,
@@ -288,24 +296,21 @@ def audit(
     _known(provider)
     asked = wanted(offset or [], since, until, time.time())
     prefix = topic_prefix(os.environ)
+    if window is None:
+        window = dedup_days(load_dedup_days(os.environ), NORMALIZERS[provider].RETRIED_FOR_DAYS)
 
     def say(text: str) -> None:
         typer.echo(text, err=True)
 
-    try:
-        evidence, retention, unread = gather(
-            client_config(os.environ), provider, prefix, asked, say
-        )
-    except RangeUnread as end:
-        typer.echo(f"consumers: {end}", err=True)
-        raise typer.Exit(EXIT_FAILED) from end
+    evidence, retention, unread = gather(client_config(os.environ), provider, prefix, asked, say)
     report = audited(
         raw_topic(provider, prefix),
         group_id(provider, prefix),
         evidence,
         retention=retention,
         unread=unread,
-        window_seconds=int(window * 86_400) or None,
+        # Dedup measures by the gateways' clocks, an audit by the brokers'.
+        window_seconds=window * 86_400 - CLOCKS_APART_MS // 1000,
         exactly_once=exactly_once,
     )
     if as_json:
@@ -332,11 +337,7 @@ def lag(
     config, prefix = client_config(os.environ), topic_prefix(os.environ)
     for number, provider in enumerate(providers or offsets.present(config, NORMALIZERS, prefix)):
         now = time.time()
-        try:
-            found = offsets.lag(config, provider, prefix, now)
-        except RangeUnread as end:
-            typer.echo(f"consumers: {end}", err=True)
-            raise typer.Exit(EXIT_FAILED) from end
+        found = offsets.lag(config, provider, prefix, now)
         if as_json:
             typer.echo(msgspec.json.encode(found))
             continue
@@ -346,19 +347,20 @@ def lag(
 
 
 def _known(provider: str) -> None:
+    """Refuse a provider that there is no normalizer for."""
     if provider not in NORMALIZERS:
         known = ", ".join(sorted(NORMALIZERS))
         raise ConfigurationError(f"there is no normalizer for {provider}; there are {known}")
 
 
 def main() -> None:
-    """Run; what cannot go on is one sentence, with exit code 1 (halted) or 2 (misused)."""
+    """Run; what cannot go on is one sentence, with exit code 1 (failed) or 2 (misused)."""
     try:
         app()
     except ConfigurationError as error:
         typer.echo(f"consumers: {error}", err=True)
         sys.exit(EXIT_MISUSED)
-    except Halted as end:
+    except (Halted, RangeUnread) as end:
         typer.echo(f"consumers: {end}", err=True)
         sys.exit(EXIT_FAILED)
 

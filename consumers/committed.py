@@ -1,10 +1,10 @@
 """What a group committed, read and written from outside: by no member of it, with it alive or dead.
 
 Facts of librdkafka 2.16 that shape this file, each seen against Apache Kafka 4.3:
-- AdminClient.list_consumer_group_offsets kills the process where the broker answers that it is not
-  the group's coordinator: always the first question to a fresh cluster, sometimes one after a
-  coordinator has moved (https://github.com/confluentinc/librdkafka/issues/5040). A Consumer that
-  never subscribes asks the same, joins nothing, and is told the error.
+- AdminClient.list_consumer_group_offsets kills the process (SIGSEGV) where a broker answers that it
+  is not the group's coordinator, as to the first question that a fresh cluster hears
+  (https://github.com/confluentinc/librdkafka/issues/5040). A Consumer that never subscribes asks
+  the same, joins nothing, and is told the error.
 - committed() waits for a transaction that holds offsets of the group, up to the client's time-out,
   unless the client is read_uncommitted. Then it gives what is committed now: never an offset that
   only waits in a transaction.
@@ -83,8 +83,7 @@ class Committed:
         def commit(left: Callable[[], float]) -> None:
             self._answers.clear()
             self._client.commit(offsets=wanted, asynchronous=True)
-            seconds = left()
-            end = time.monotonic() + seconds
+            end = time.monotonic() + left()
             while not self._answers:
                 if time.monotonic() > end:
                     raise KafkaException(KafkaError(KafkaError._TIMED_OUT))  # noqa: SLF001 - the client's public names begin so

@@ -8,15 +8,17 @@ is still open, and the reader waits until that has ended.
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaException, Message
 from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec, ResourceType
 
 from consumers.audit import Evidence, Retention, Where, edges
+from consumers.committed import Committed
 from consumers.failures import told
 from consumers.ledger import Entry, LedgerFormatError, read_entry
-from consumers.offsets import LOOKUP_SECONDS, answered, checkpoints, partitions_of
+from consumers.offsets import LOOKUP_SECONDS, answered, partitions_of
 from consumers.origin import origin_reader
 from consumers.records import Headers
 from gateway.delivery import (
@@ -51,15 +53,14 @@ def gather(
 ) -> Gathered:
     """Read what stands of the records asked for.
 
-    Raises ConfigurationError if the cluster does not answer or lacks a topic, RangeUnread if a
-    topic cannot be read to its end.
+    Raises ConfigurationError if the cluster does not answer or lacks a topic, Halted if it does
+    not say what was committed, RangeUnread if a topic cannot be read to its end.
     """
     raw = raw_topic(provider, prefix)
     admin = AdminClient({"log_level": "0", **config})
-    committed = {
-        number: found.next_offset
-        for number, found in checkpoints(admin, config, group_id(provider, prefix), raw).items()
-    }
+    partitions_of(admin, config, raw)  # which says so if there is no such topic, or no Kafka
+    with closing(Committed(config, group_id(provider, prefix))) as group:
+        committed = {number: offset for (_, number), (offset, _) in group.read([raw]).items()}
     ranges = find_ranges(config, raw, asked)
     clipped = [
         Range(one.partition, one.first, min(one.end, committed[one.partition]))

@@ -6,15 +6,17 @@ end, who is in the group, and one record for each partition that is behind, for 
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from consumers import passport, stall
 from consumers.broker import log_offsets
+from consumers.committed import Committed
 from consumers.passport import Passport
 from consumers.records import Partition
 from gateway.delivery import group_id, raw_topic
@@ -115,41 +117,30 @@ def answered(
         time.sleep(_AGAIN_SECONDS)
 
 
-def checkpoints(
-    admin: AdminClient, config: Mapping[str, Any], group: str, topic: str
-) -> dict[int, Checkpoint]:
-    """Give what the group committed for each partition; those without a commit are left out."""
-    numbers = partitions_of(admin, config, topic)
-    question = ConsumerGroupTopicPartitions(
-        group, [TopicPartition(topic, number) for number in numbers]
-    )
-    try:
-        (answer,) = admin.list_consumer_group_offsets(
-            [question], request_timeout=LOOKUP_SECONDS
-        ).values()
-        found = answer.result().topic_partitions
-    except KafkaException as error:
-        raise ConfigurationError(
-            f"{group} does not say what it committed: {error.args[0].str()}"
-        ) from error
+def checkpoints(config: Mapping[str, Any], group: str, topic: str) -> dict[int, Checkpoint]:
+    """Give what the group committed for each partition; those without a commit are left out.
+
+    Raises Halted if Kafka does not say.
+    """
+    with closing(Committed(config, group)) as committed:
+        found = committed.read([topic])
     return {
-        one.partition: Checkpoint(one.offset, passport.read(one.metadata))
-        for one in found
-        if one.offset >= 0
+        number: Checkpoint(offset, passport.read(text))
+        for (_, number), (offset, text) in found.items()
     }
 
 
 def lag(config: Mapping[str, Any], provider: str, prefix: str, now: float) -> GroupLag:
     """Look up a provider's lag at `now`, in seconds since the epoch.
 
-    Raises ConfigurationError if the cluster does not answer or has no such topic, RangeUnread if
-    a record that waits cannot be read.
+    Raises ConfigurationError if the cluster does not answer or has no such topic, Halted if it
+    does not say what was committed, RangeUnread if a record that waits cannot be read.
     """
     topic, group = raw_topic(provider, prefix), group_id(provider, prefix)
     admin = AdminClient({"log_level": "0", **config})
     numbers = partitions_of(admin, config, topic)
     # The committed offsets first: the ends asked for later cannot lie before them.
-    committed = checkpoints(admin, config, group, topic)
+    committed = checkpoints(config, group, topic)
     partitions = [(topic, number) for number in numbers]
     first = answered(admin, partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call] # a classmethod without annotations
     ends = answered(admin, partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call] # a classmethod without annotations

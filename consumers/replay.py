@@ -4,69 +4,38 @@ Nothing here writes events: a copy with its original key, bytes and headers is a
 topic, and the normal worker does the rest.
 """
 
-import hashlib
-import json
 import math
-import secrets
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, TypeVar, get_args
+from contextlib import closing
+from typing import Any
 
-import msgspec
-from confluent_kafka import (
-    Consumer,
-    KafkaError,
-    KafkaException,
-    Message,
-    Producer,
-    TopicPartition,
-)
+from confluent_kafka import KafkaError, Message, Producer
 
 from consumers.broker import producer_config
+from consumers.choice import Choice
 from consumers.codec import encoder, single_object_prefix
-from consumers.difference import Difference, Standing, Verdict, days_before, listed, rest_of, row
-from consumers.failures import ErrorKind, carried_on, told
+from consumers.committed import Committed
+from consumers.copies import replay_copy, replay_of
+from consumers.difference import Difference, Standing, Verdict, days_before
 from consumers.fate import Fates
 from consumers.identity import Keys
+from consumers.letters import Letters
 from consumers.normalizers import NORMALIZERS
-from consumers.records import Headers, Output, Partition, Record
+from consumers.progress import Progress, replay_group
+from consumers.records import Headers, Output, Record
 from consumers.worker import Halted
-from gateway.delivery import (
-    ATTEMPT,
-    REPLAY_OF,
-    dead_topic,
-    group_id,
-    output_topic,
-    raw_topic,
-)
+from gateway.delivery import dead_topic, group_id, output_topic, raw_topic
 from gateway.kafka import Range, RangeUnread, Wanted, find_ranges, read_ranges
-from gateway.process import ConfigurationError
 
 Say = Callable[[str], None]
-Answer = TypeVar("Answer")
-
-_PASSING = frozenset(
-    {
-        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
-        KafkaError.COORDINATOR_NOT_AVAILABLE,
-        KafkaError.NOT_COORDINATOR,
-        KafkaError._WAIT_COORD,  # noqa: SLF001 - the client's public names begin so
-    }
-)
 
 CHUNK_RECORDS = 500
 CHUNK_BYTES = 16 * 1024 * 1024
 """A chunk is appended, acknowledged and then remembered: a crash can send one chunk twice."""
-ALIVE_SECONDS = 30.0
-"""How long the last sign of a replay says that it is still at work."""
 _SIGN_SECONDS = 5.0
-_ANSWER_SECONDS = 15.0
-_POLL_SECONDS = 0.005
-_PAUSE_SECONDS = 0.2
 _MESSAGE_TIMEOUT_SECONDS = 30.0
-_MOST_EXAMPLES = 3
 
 
 class Appender:
@@ -110,7 +79,7 @@ class Pace:
         self._rate = rate
         self._wait = wait
         self._due = 0.0
-        self.chunk = min(CHUNK_RECORDS, max(1, math.ceil(rate))) if rate else CHUNK_RECORDS
+        self.chunk = math.ceil(min(CHUNK_RECORDS, max(1, rate))) if rate else CHUNK_RECORDS
 
     def keep(self, sent: int, now: float) -> None:
         """Wait until `sent` more records may follow; `now` never goes back."""
@@ -145,8 +114,9 @@ class Replay:
         self._fates = Fates(provider, self._normalizer, encode, keys, prefix)
         self._raw = raw_topic(provider, prefix)
         self._topic = self._raw if choice.raw else dead_topic(provider, prefix)
+        self._committed = Committed(config, replay_group(provider, prefix))
         self._progress = Progress(
-            Offsets(config, replay_group(provider, prefix)),
+            self._committed,
             self._topic,
             dead_topic(provider, prefix) if choice.raw else self._raw,
             choice.name(self._normalizer.REVISION),
@@ -155,9 +125,13 @@ class Replay:
     def run(self, *, yes: bool, rate: float, from_beginning: bool, verbose: bool = False) -> bool:
         """Report what would be done and, with `yes`, do it; False if it was stopped before its end.
 
-        The end of what is read is fixed before anything is written. Raises ConfigurationError,
-        RangeUnread and Halted.
+        The end of what is read is fixed before anything is written. A Replay runs once. Raises
+        ConfigurationError, RangeUnread and Halted.
         """
+        with closing(self._committed):
+            return self._run(yes=yes, rate=rate, from_beginning=from_beginning, verbose=verbose)
+
+    def _run(self, *, yes: bool, rate: float, from_beginning: bool, verbose: bool) -> bool:
         find_ranges(self._config, self._raw)  # which says so if there is no such topic
         if yes:
             self._progress.nobody_else(time.time())
@@ -245,7 +219,8 @@ class Replay:
     def _normalized(self, ranges: Sequence[Range]) -> list[Range]:
         """Leave out what the consumers have not come to: it will be under today's mapping."""
         group = group_id(self._provider, self._prefix)
-        committed = Offsets(self._config, group).read([self._raw])
+        with closing(Committed(self._config, group)) as handled:
+            committed = handled.read([self._raw])
         found, left_out = [], 0
         for one in ranges:
             end = min(one.end, committed.get((self._raw, one.partition), (0, ""))[0])

@@ -22,6 +22,7 @@ from consumers.ledger import Page, page_output, read_entry
 from consumers.origin import Origin
 from consumers.passport import Passport
 from consumers.records import Record
+from consumers.settings import dedup_days
 from gateway.delivery import (
     REPLAY_OF,
     dead_topic,
@@ -645,15 +646,15 @@ def test_an_audit_reads_what_was_written(topics, transactional):
     for partition in (0, 3):
         for codes in ("e", "eebdil"):
             written.handle(partition, written.send(partition, 20), codes)
-    written.send(5, 4)
+    written.send(2, 4)
     report = written.report(exactly_once=transactional)
     assert report.proven, report_lines(report)
     assert named(report) == {}
     assert report.verdict.startswith(f"Proven: each of 80 raw records of {written.raw} had")
     assert report.deliveries == (written.delivery,)
     by_number = {one.partition: one for one in report.partitions}
-    assert {number: one.records for number, one in by_number.items()} == {0: 40, 3: 40, 5: 0}
-    assert by_number[5].before == "nothing is committed"
+    assert {number: one.records for number, one in by_number.items()} == {0: 40, 2: 0, 3: 40}
+    assert by_number[2].before == "nothing is committed"
     assert by_number[3].fates == {"e": 28, "b": 3, "d": 3, "i": 3, "l": 3}
 
 
@@ -771,12 +772,18 @@ def test_an_audit_tells_what_cannot_be_read(written):
     written.handle(0, written.send(0, 4))
     written.producer.produce(ledger_topic("veriff", written.prefix), b"{}", partition=0)
     tail = written.encode(event(raw_topic=written.raw))[-30:]
-    written.producer.produce(output_topic(written.prefix), b"?" + tail, partition=1)
+    placed = []
+    written.producer.produce(
+        output_topic(written.prefix),
+        b"?" + tail,
+        partition=1,
+        on_delivery=lambda _error, message: placed.append(message.offset()),
+    )
     written.producer.produce(output_topic(written.prefix), b"anything", partition=1)
     written.producer.produce(output_topic(written.prefix), None, key=b"tombstone", partition=1)
     written.producer.flush()
     report = written.report()
-    assert named(report) == {"pages": [1], "output": [0]}
+    assert named(report) == {"pages": [1], "output": placed}
     assert not report.proven
 
 
@@ -806,6 +813,36 @@ def test_the_audit_command_exits_by_its_verdict(written):
     code, _, err = consumers("audit", "veriff", "--offset", "99:0-1", **written.environ)
     assert code == 2
     assert "no partition 99" in err
+
+
+@pytest.mark.kafka
+def test_the_audit_command_looks_back_as_dedup_does(written):
+    """As CONSUMER_DEDUP_DAYS says, 0 for not at all, unless it is told a window of its own."""
+    same = [uuid.uuid4().bytes]
+    for _ in range(2):
+        written.handle(0, written.send(0, 1), ids=same)
+    unseen = {**written.environ, "CONSUMER_DEDUP_DAYS": "0"}
+    for arguments, environ, again in (
+        ((), written.environ, "doubled"),
+        ((), unseen, "again"),
+        (("--window", "1"), unseen, "doubled"),
+        (("--window", "0"), written.environ, "again"),
+    ):
+        command = ["audit", "veriff", "--json", "--exactly-once", *arguments]
+        code, out, _ = consumers(*command, **environ)
+        told = {one["name"] for one in json.loads(out)["checks"] if one["where"]}
+        assert (code, told) == (int(again == "doubled"), {again})
+    code, _, err = consumers(
+        "audit", "veriff", **{**written.environ, "CONSUMER_DEDUP_DAYS": "a week"}
+    )
+    assert (code, "CONSUMER_DEDUP_DAYS is 'a week'" in err) == (2, True)
+
+
+def test_without_a_word_dedup_looks_back_a_day_longer_than_the_provider_tries():
+    """The same in a consumer and in an audit."""
+    assert dedup_days(None, 7) == 8
+    assert dedup_days(0, 7) == 0
+    assert dedup_days(30, 7) == 30
 
 
 def test_a_cluster_that_says_nothing_of_its_logs_is_told(monkeypatch):

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from consumers import __main__ as program
 from consumers.explain import fate_of
 from consumers.normalizers import NORMALIZERS
 from consumers.settings import load_keys, load_settings
@@ -105,6 +106,7 @@ def test_explain_says_why_not():
     [
         (("explain", "verif", "-"), f"there are {', '.join(sorted(NORMALIZERS))}"),
         (("run", "verif"), f"there are {', '.join(sorted(NORMALIZERS))}"),
+        (("resume", "verif"), f"there are {', '.join(sorted(NORMALIZERS))}"),
         (("explain", "veriff", "no-such-file"), "cannot be read"),
     ],
 )
@@ -114,6 +116,12 @@ def test_misuse_is_one_sentence_and_2(arguments, words):
     assert code == 2
     assert words in err
     assert len(err.splitlines()) == 1
+
+
+def test_the_first_line_of_the_program_names_every_command():
+    """Whoever opens the file sees what it can do, in the order of its help."""
+    names = [one.name or one.callback.__name__ for one in program.app.registered_commands]
+    assert program.__doc__ == f"python -m consumers {' | '.join(names)}."
 
 
 def test_an_unreachable_cluster_is_one_sentence():

@@ -7,31 +7,26 @@ import sys
 import threading
 import time
 from collections import Counter
+from contextlib import closing
 
 import msgspec
 import pytest
 from confluent_kafka import Producer
 
 from consumers.broker import producer_config
+from consumers.choice import Choice, checked
 from consumers.codec import decode, encoder, single_object_prefix
+from consumers.committed import Committed
+from consumers.copies import replay_copy
 from consumers.dedup import First, is_duplicate
 from consumers.difference import changed_fields
 from consumers.event import Statement
 from consumers.failures import MOST_HISTORY, Failure, carried_on, dead_letter, told
 from consumers.fate import Fates
 from consumers.normalizers import NORMALIZERS, veriff
+from consumers.progress import Progress, replay_group
 from consumers.records import Record
-from consumers.replay import (
-    Choice,
-    Offsets,
-    Pace,
-    Progress,
-    Replay,
-    checked,
-    record_of,
-    replay_copy,
-    replay_group,
-)
+from consumers.replay import Pace, Replay, record_of
 from consumers.worker import Halted
 from gateway.delivery import (
     ATTEMPT,
@@ -198,9 +193,10 @@ def test_the_pace_is_kept():
     pace.keep(50, 100.2)
     pace.keep(10, 900.0)
     assert waits == pytest.approx([1.0, 1.8, 0.2])
-    free = Pace(0, waits.append)
-    free.keep(500, 0.0)
-    assert (free.chunk, len(waits)) == (500, 3)
+    for rate in (0, float("inf")):
+        free = Pace(rate, waits.append)
+        free.keep(500, 0.0)
+        assert (free.chunk, sum(waits[3:])) == (500, 0)
 
 
 def test_events_differ_by_what_they_say():
@@ -282,8 +278,8 @@ class Pipeline:
 
     def work(self, mapping):
         """Do what the worker does: decide, drop duplicates, write, commit."""
-        offsets = Offsets(self.config, group_id("veriff", self.prefix))
-        behind = offsets.read([self.raw])
+        group = Committed(self.config, group_id("veriff", self.prefix))
+        behind = group.read([self.raw])
         ranges = [
             Range(one.partition, behind.get((self.raw, one.partition), (0, ""))[0], one.end)
             for one in find_ranges(self.config, self.raw)
@@ -305,7 +301,8 @@ class Pipeline:
                         output.topic, output.value, output.key, headers=output.headers
                     )
         assert self.producer.flush(30) == 0
-        offsets.write({(self.raw, one.partition): one.end for one in ranges}, "")
+        group.write({(self.raw, one.partition): one.end for one in ranges}, "")
+        group.close()
 
     def read(self, topic):
         return read(self.config["bootstrap.servers"], topic, None, 60)
@@ -423,7 +420,7 @@ def test_a_crash_sends_at_most_one_chunk_twice(pipeline, today, monkeypatch):
     pipeline.deliver(50)
     pipeline.work(Mapping(broken=True))
     today(Mapping())
-    write, calls = Offsets.write, []
+    write, calls = Committed.write, []
 
     def dying(self, *arguments):
         calls.append(arguments)
@@ -431,11 +428,11 @@ def test_a_crash_sends_at_most_one_chunk_twice(pipeline, today, monkeypatch):
             raise RuntimeError("killed")
         write(self, *arguments)
 
-    monkeypatch.setattr(Offsets, "write", dying)
+    monkeypatch.setattr(Committed, "write", dying)
     with pytest.raises(RuntimeError, match="killed"):
         pipeline.replay(stop=After(99), rate=10)
-    monkeypatch.setattr(Offsets, "write", write)
-    monkeypatch.setattr("consumers.replay.ALIVE_SECONDS", -1.0)
+    monkeypatch.setattr(Committed, "write", write)
+    monkeypatch.setattr("consumers.progress.ALIVE_SECONDS", -1.0)
     assert pipeline.replay()[0]
     copies = pipeline.copies()
     assert len(copies) == 50
@@ -517,8 +514,10 @@ def test_two_replays_at_once_are_noticed(pipeline, today):
     today(Mapping())
 
     def other(now):
-        offsets = Offsets(pipeline.config, replay_group("veriff", pipeline.prefix))
-        Progress(offsets, pipeline.dead, pipeline.raw, "another").begin({0: 0, 1: 0}, now)
+        with closing(
+            Committed(pipeline.config, replay_group("veriff", pipeline.prefix))
+        ) as committed:
+            Progress(committed, pipeline.dead, pipeline.raw, "another").begin({0: 0, 1: 0}, now)
 
     with pytest.raises(Halted, match="has begun"):
         pipeline.replay(stop=After(1, do=lambda: other(time.time())), rate=5)
