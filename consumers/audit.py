@@ -3,6 +3,14 @@
 A fate is believed only where all three agree: the raw topic has the record, exactly one page of
 the ledger tells its fate, and the output (or the dead letters) hold what that fate means. Where
 pages overlap, because work was done again after a crash, the last one counts.
+
+Proven of a duplicate: an event with that end of its id (32 bits) stands in the output for the
+record that the page names, or for the one that this record's own page names in its turn. Where
+that record is outside of what is audited, or its event may be deleted, nothing is proven, and it
+is counted as not checked.
+
+Trusted: the mapping. That an ignored record means nothing, that a dead letter had to be one, that
+a record has no more events than were written or dropped, and that equal ids are equal events.
 """
 
 import struct
@@ -14,7 +22,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from consumers.ledger import NO_RECORD, Entry, modular
+from consumers.ledger import NO_RECORD, Duplicate, Entry, modular
 from consumers.origin import Origin
 
 Verdict = Literal["ok", "note", "fail"]
@@ -28,6 +36,9 @@ _LETTERED = frozenset(b"lb")
 _DUPLICATE = ord("d")
 _PACKED = struct.Struct(">16sIQIi")
 """An event in 36 bytes: its id first, so that in order, equal ids stand together."""
+_PLACE = struct.Struct(">IQ")
+_PACKED_TAIL, _PACKED_PLACE = slice(12, 16), slice(16, 28)
+"""Of a packed event: the end of its id, as pages name duplicates, and its raw record."""
 
 
 class Where(msgspec.Struct, frozen=True):
@@ -70,7 +81,7 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What an audit found."""
+    """What an audit found; nothing is `proven` of no records at all."""
 
     raw_topic: str
     group: str
@@ -85,7 +96,7 @@ class Evidence:
     """What the topics hold about the offsets of one raw partition that are to be audited.
 
     From `first` up to and without `next_offset`; `committed` is where the group goes on. Memory:
-    about 30 bytes for each raw record, 100 for each event.
+    about 30 bytes for each raw record, 100 for each event, 200 for each duplicate.
     """
 
     def __init__(
@@ -254,6 +265,15 @@ class _Told:
         entry = self.evidence.entries[index]
         return self.owned[index] == entry.next_offset - entry.first_offset
 
+    def duplicates(self) -> Iterator[Duplicate]:
+        """Give the events that were not written, by the pages that count."""
+        first, size = self.evidence.first, len(self.owner)
+        for index, entry in enumerate(self.evidence.entries):
+            for one in entry.firsts() if self.owned[index] else ():
+                position = one.offset - first
+                if 0 <= position < size and self.owner[position] == index:
+                    yield one
+
     def lacking(self, codes: frozenset[int], there: bytearray) -> list[int]:
         """List the offsets with one of these fates of which nothing is there."""
         return [
@@ -335,6 +355,8 @@ class _Findings:
         self.again = _Offsets()
         self.doubled = _Offsets()
         self.deleted = _Offsets()
+        self.unfounded = _Offsets()
+        self.unchecked = _Offsets()
         self.under_way = 0
 
 
@@ -368,16 +390,18 @@ def audit(
         _check_missing(here, retention, findings)
         _check_sums(here, retention, findings)
         findings.under_way += here.evidence.under_way
+    _check_duplicates(told, retention, findings)
     for where in unread:
         findings.unread.add(where.partition, where.first)
     proofs = [_proof(here) for here in told.values()]
-    checks = _checks(findings)
+    ignored = sum(proof.fates["i"] for proof in proofs)
+    checks = _checks(findings, ignored)
     failed = [check for check in checks if check.verdict == "fail"]
     return Report(
         raw_topic=raw_topic,
         group=group,
-        proven=not failed,
-        verdict=_verdict(raw_topic, group, proofs, failed),
+        proven=not failed and any(proof.records for proof in proofs),
+        verdict=_verdict(raw_topic, group, proofs, failed, findings.unchecked.count),
         deliveries=tuple(sorted({entry.delivery for one in evidence for entry in one.entries})),
         partitions=tuple(proofs),
         checks=checks,
@@ -506,6 +530,66 @@ def _check_sums(here: _Told, retention: Retention, findings: _Findings) -> None:
         found.add_span(evidence.partition, entry.first_offset, entry.next_offset - 1)
 
 
+def _check_duplicates(told: dict[int, _Told], retention: Retention, findings: _Findings) -> None:
+    """An event that was not written stands in the output, for the record that its page names."""
+    missing = {_first_of(one) for here in told.values() for one in here.duplicates()}
+    if missing:
+        for here in told.values():
+            for event in here.evidence.events:
+                place = event[_PACKED_PLACE]
+                missing.discard(place)
+                missing.discard(place + event[_PACKED_TAIL])
+    if not missing:
+        return
+    passed_on = {
+        own: one
+        for partition, here in told.items()
+        for one in here.duplicates()
+        if (own := _key(partition, one.offset, one.id_tail)) in missing
+    }
+    for partition, here in told.items():
+        for one in here.duplicates():
+            last = _follow(one, missing, passed_on)
+            if last is None:
+                continue
+            beyond = _out_of_sight(told, last, retention)
+            (findings.unchecked if beyond else findings.unfounded).add(partition, one.offset)
+
+
+def _key(partition: int, offset: int, id_tail: str) -> bytes:
+    """Give a record and the end of an id in few bytes, as they stand in a packed event."""
+    return _PLACE.pack(partition, offset) + bytes.fromhex(id_tail)
+
+
+def _first_of(one: Duplicate) -> bytes:
+    return _key(one.first_partition, one.first_offset, one.id_tail)
+
+
+def _follow(
+    one: Duplicate, missing: set[bytes], passed_on: dict[bytes, Duplicate]
+) -> Duplicate | None:
+    """Give the last duplicate before an event that is missing; None if the event is there.
+
+    A record that was done again may be a duplicate itself by the page that counts.
+    """
+    passed = set()
+    while (first := _first_of(one)) in missing:
+        if first in passed or first not in passed_on:
+            return one
+        passed.add(first)
+        one = passed_on[first]
+    return None
+
+
+def _out_of_sight(told: dict[int, _Told], one: Duplicate, retention: Retention) -> bool:
+    """Say whether the record a duplicate stands for is not audited, or its event may be deleted."""
+    there = told.get(one.first_partition)
+    if there is None or not (there.evidence.first <= one.first_offset < there.evidence.next_offset):
+        return True
+    received = there.evidence.time_of(one.first_offset)
+    return received is not None and received < retention.events
+
+
 def _time(told: dict[int, _Told], event: _Event) -> int:
     return told[event.partition].evidence.time_of(event.offset) or 0
 
@@ -539,7 +623,7 @@ def _check(name: str, bad: Verdict, offsets: _Offsets, good_text: str, bad_text:
     )
 
 
-def _checks(found: _Findings) -> tuple[Check, ...]:
+def _checks(found: _Findings, ignored: int) -> tuple[Check, ...]:
     """Say every check's answer; those that are only ever notes are said when there is one."""
     checks = [
         _check(
@@ -606,6 +690,13 @@ def _checks(found: _Findings) -> tuple[Check, ...]:
             "pages whose events are not as many, or not those, that they tell of",
         ),
         _check(
+            "duplicates",
+            "fail",
+            found.unfounded,
+            "every duplicate's event stands in the output for an earlier record",
+            "duplicates of events that are not in the output",
+        ),
+        _check(
             "written again",
             "note",
             found.rewritten,
@@ -621,7 +712,17 @@ def _checks(found: _Findings) -> tuple[Check, ...]:
             "events that an earlier record had already, neither replayed nor dropped",
         ),
     ]
+    if found.unchecked.count and not found.unfounded.count:
+        checks = [check for check in checks if check.name != "duplicates"]  # not all, so not ok
     notes = [
+        _check(
+            "not checked",
+            "note",
+            found.unchecked,
+            "",
+            "duplicates not checked: their event was written before this range or outside of it, "
+            "or so long ago that retention may have deleted it",
+        ),
         _check(
             "replayed",
             "note",
@@ -659,21 +760,27 @@ def _checks(found: _Findings) -> tuple[Check, ...]:
             "records so old that retention may have deleted their events or dead letters",
         ),
     ]
+    if ignored:
+        text = f"ignored: {ignored:,}, by the mapping's word"
+        notes.append(Check(name="ignored", verdict="note", count=ignored, text=text))
     if found.under_way:
         text = f"events or dead letters of records that are not committed yet: {found.under_way:,}"
         notes.append(Check(name="under way", verdict="note", count=found.under_way, text=text))
     return (*checks, *(note for note in notes if note.count))
 
 
-def _verdict(raw_topic: str, group: str, proofs: Sequence[Proof], failed: Sequence[Check]) -> str:
+def _verdict(
+    raw_topic: str, group: str, proofs: Sequence[Proof], failed: Sequence[Check], unchecked: int
+) -> str:
     if failed:
         return f"Not proven: {'; '.join(check.text for check in failed)}."
     records = sum(proof.records for proof in proofs)
     if not records:
-        return f"Nothing to prove: {group} has committed no record of {raw_topic} in this range."
+        return f"Nothing is proven: {group} has committed no record of {raw_topic} in this range."
+    but = f", but for {unchecked:,} duplicates that were not checked" if unchecked else ""
     return (
         f"Proven: each of {records:,} raw records of {raw_topic} had exactly one fate, and the "
-        "output holds what the ledger says."
+        f"output holds what the ledger says{but}."
     )
 
 

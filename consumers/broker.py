@@ -286,11 +286,19 @@ class Broker:
 
     def pause(self, partitions: Sequence[Partition]) -> None:
         """Stop fetching; what librdkafka had fetched of them is dropped, and fetched again."""
-        self._consumer.pause([TopicPartition(topic, number) for topic, number in partitions])
+        self._flow(self._consumer.pause, partitions)
 
     def resume(self, partitions: Sequence[Partition]) -> None:
         """Fetch again."""
-        self._consumer.resume([TopicPartition(topic, number) for topic, number in partitions])
+        self._flow(self._consumer.resume, partitions)
+
+    def _flow(
+        self, change: Callable[[list[TopicPartition]], None], partitions: Sequence[Partition]
+    ) -> None:
+        try:
+            change([TopicPartition(topic, number) for topic, number in partitions])
+        except KafkaException as problem:
+            raise Interrupted(f"partitions cannot be paused: {_name(problem)}") from problem
 
     def produce(self, output: Output) -> bool:
         """Hand an output to librdkafka, which copies it; False if its queue is full."""
@@ -378,7 +386,7 @@ class Broker:
         for found in self._consumer.committed(partitions, timeout=LOOKUP_SECONDS):
             if found.error is not None:
                 raise KafkaException(found.error)
-            committed[found.topic, found.partition] = Checkpoint(found.offset, found.metadata or "")
+            committed[found.topic, found.partition] = Checkpoint(found.offset, told_with(found))
         first = log_offsets(self._admin, list(committed), OffsetSpec.earliest())  # type: ignore[no-untyped-call] # a classmethod without annotations
         end = log_offsets(self._admin, list(committed), OffsetSpec.latest())  # type: ignore[no-untyped-call] # a classmethod without annotations
         starts = {}
@@ -558,6 +566,17 @@ def offsets_of(checkpoints: Mapping[Partition, Checkpoint]) -> list[TopicPartiti
     ]
 
 
+def told_with(found: TopicPartition) -> str:
+    """Give the text that was committed with an offset; nothing where it is no text of ours.
+
+    Another client may have put any bytes there, and they are decoded only when asked for.
+    """
+    try:
+        return found.metadata or ""
+    except UnicodeDecodeError:
+        return ""
+
+
 def cause_of(problem: KafkaException | SystemError) -> KafkaError:
     """Give what Kafka said; raises the problem itself if it came from elsewhere."""
     cause = problem.__cause__ if isinstance(problem, SystemError) else problem
@@ -568,19 +587,24 @@ def cause_of(problem: KafkaException | SystemError) -> KafkaError:
 
 
 def close_within(seconds: float, *closing: Callable[[], object]) -> None:
-    """Close clients one after the other, each whatever becomes of the one before.
+    """Close clients side by side, so that none waits for another.
 
-    If the brokers do not answer, the rest is left to a thread that ends with the process.
+    Where the brokers do not answer, the closing is left to threads that end with the process.
     """
 
-    def close() -> None:
-        for one in closing:
-            with contextlib.suppress(KafkaException, SystemError):
-                one()
+    def close(one: Callable[[], object]) -> None:
+        with contextlib.suppress(KafkaException, SystemError):
+            one()
 
-    thread = threading.Thread(target=close, name="kafka-leaving", daemon=True)
-    thread.start()
-    thread.join(seconds)
+    deadline = time.monotonic() + seconds
+    threads = [
+        threading.Thread(target=close, args=(one,), name="kafka-leaving", daemon=True)
+        for one in closing
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
 
 
 def _record(message: Message) -> Record:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from consumers.broker import CLOSE_SECONDS, TRYING_ON, close_within
+from consumers.broker import CLOSE_SECONDS, TRYING_ON, close_within, told_with
 from consumers.records import Partition
 from consumers.worker import Halted
 
@@ -68,7 +68,7 @@ class Committed:
             return found
 
         return {
-            (one.topic, one.partition): (one.offset, one.metadata or "")
+            (one.topic, one.partition): (one.offset, told_with(one))
             for one in self._patiently(ask)
             if one.offset >= 0
         }

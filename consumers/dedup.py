@@ -117,7 +117,7 @@ def unpack(value: bytes, partition: int) -> Slice:
     if len(value) < _HEAD.size or (len(value) - _HEAD.size) % _ENTRY.size:
         raise SeenFormatError("a record of the seen topic has an impossible length")
     magic, partitions, revision, _ = _HEAD.unpack_from(value)
-    if magic != _MAGIC:
+    if magic != _MAGIC or not partitions:
         raise SeenFormatError("a record of the seen topic was written by another version")
     return Slice(
         {

@@ -4,11 +4,14 @@ from typing import Annotated
 
 import msgspec
 
-MOST_BYTES = 4_096
-"""The broker's limit (offset.metadata.max.bytes)."""
+MOST_BYTES = 4_095
+"""The broker's limit (offset.metadata.max.bytes) is 4,096, and librdkafka sends one byte more."""
 
 _Moment = Annotated[int, msgspec.Meta(ge=0, le=253_402_300_799_999)]
 """Up to the year 9999: what reads a passport can show every time it may hold."""
+
+_MINUTES_BACK = 5
+"""Kafka's time of records goes back a little where a partition's leader changes."""
 
 
 class Passport(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,10 +35,19 @@ def written(passport: Passport) -> str:
 
 
 def read(text: str | None) -> Passport | None:
-    """Read a commit's metadata; None where there is none, or it is not ours."""
+    """Read a commit's metadata; None where there is none, or it is not ours.
+
+    Counts of minutes that had not come yet are left out: they would be the newest for ever.
+    """
     if not text:
         return None
     try:
-        return msgspec.json.decode(text, type=Passport)
+        passport = msgspec.json.decode(text, type=Passport)
     except (msgspec.DecodeError, ValueError):
         return None
+    now = passport.last_record_at // 60_000 + _MINUTES_BACK
+    recent = {
+        native_type: [one for one in minutes if 0 <= one[0] <= now and 0 <= one[2] <= one[1]]
+        for native_type, minutes in passport.recent.items()
+    }
+    return msgspec.structs.replace(passport, recent=recent)

@@ -16,12 +16,12 @@ from consumers.broker import AfterGap, Broker, EndProbe
 from consumers.codec import encoder
 from consumers.dedup import First, pack
 from consumers.fate import Fates
-from consumers.ledger import Delivery, Page, page_output
+from consumers.ledger import Delivery, Page, page_outputs
 from consumers.metrics import Meter
 from consumers.normalizers import NORMALIZERS
 from consumers.records import Output, Partition
 from consumers.seen import SeenTelemetry, StoreFolders, TopicSeen
-from consumers.settings import AT_LEAST_ONCE, EXACTLY_ONCE, Settings
+from consumers.settings import AT_LEAST_ONCE, EXACTLY_ONCE, SPARE_DAYS, Settings, dedup_days
 from consumers.transactions import TRANSACTION_SECONDS, TransactionalBroker
 from consumers.worker import CommitFailure, Halted, Kafka, Worker, keep_going
 from consumers.worker import Settings as LoopSettings
@@ -36,7 +36,7 @@ from gateway.delivery import (
     raw_topic,
     seen_topic,
 )
-from gateway.kafka import ClientLog, ClusterUnreachable, TopicNeeds, topic_problem
+from gateway.kafka import ClientLog, ClusterUnreachable, Retention, TopicNeeds, topic_problem
 from gateway.process import (
     Address,
     Admin,
@@ -214,8 +214,10 @@ def resumed(provider: str, admin: Address) -> str:
     Gives what it answers. Raises ConfigurationError if nobody answers there, or another provider.
     """
     request = urllib.request.Request(f"http://{admin}/resume/{provider}", method="POST")
+    # A proxy of the environment is for the way out: it would look for this address on its own side.
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with urllib.request.urlopen(request, timeout=_RESUME_SECONDS) as answer:  # noqa: S310 - as above
+        with direct.open(request, timeout=_RESUME_SECONDS) as answer:
             text: bytes = answer.read()
     except urllib.error.HTTPError as error:
         raise ConfigurationError(
@@ -243,8 +245,7 @@ class _Line:
         self._ledger_topic = ledger_topic(provider, prefix)
         self._revision = normalizer.REVISION
         self._fates = Fates(provider, normalizer, encoder(settings.prefix), settings.keys, prefix)
-        days = settings.dedup_days
-        self.dedup_days = normalizer.RETRIED_FOR_DAYS + 1 if days is None else days
+        self.dedup_days = dedup_days(settings.dedup_days, normalizer.RETRIED_FOR_DAYS)
         self.delivery: Delivery = AT_LEAST_ONCE if settings.slot is None else EXACTLY_ONCE
         self.client = {**settings.kafka, "logger": ClientLog()}
         self._scratch = None if settings.state_folder else tempfile.TemporaryDirectory("-verihook")
@@ -327,8 +328,7 @@ class _Line:
     ) -> Sequence[Output]:
         """Write the books of one epoch and partition: its fates, and which events it wrote."""
         number = partition[1]
-        page.delivery = self.delivery
-        books = [page_output(page, self._ledger_topic, number, self._revision)]
+        books = page_outputs(page, self._ledger_topic, number, self._revision, self.delivery)
         if seen is not None and entries:
             values = pack(entries, revision=self._revision, partitions=seen.partitions)
             books += [
@@ -347,10 +347,15 @@ def _topics_granted(
     """
     copies = 1 if settings.single_copy else 2
     prefix = settings.topic_prefix
+    raw = raw_topic(provider, prefix)
+    days = dedup_days(settings.dedup_days, NORMALIZERS[provider].RETRIED_FOR_DAYS)
+    remembered = Retention(
+        least_ms=(days + SPARE_DAYS) * 86_400_000,
+        purpose=f"telling duplicates for {days} days (CONSUMER_DEDUP_DAYS)",
+        setting="seen.retention.ms",
+    )
     needs = {
-        raw_topic(provider, prefix): TopicNeeds(
-            max_message_bytes=0, min_insync_replicas=copies, log_append_time=True
-        ),
+        raw: TopicNeeds(max_message_bytes=0, min_insync_replicas=copies, log_append_time=True),
         dead_topic(provider, prefix): TopicNeeds(
             max_message_bytes=DEAD_MESSAGE_BYTES, min_insync_replicas=copies
         ),
@@ -358,10 +363,14 @@ def _topics_granted(
             max_message_bytes=OUTPUT_MESSAGE_BYTES, min_insync_replicas=copies
         ),
         seen_topic(provider, prefix): TopicNeeds(
-            max_message_bytes=BOOKS_MESSAGE_BYTES, min_insync_replicas=copies, log_append_time=True
+            max_message_bytes=BOOKS_MESSAGE_BYTES,
+            min_insync_replicas=copies,
+            log_append_time=True,
+            retention=remembered if days else None,
+            beside=raw if days else "",
         ),
         ledger_topic(provider, prefix): TopicNeeds(
-            max_message_bytes=BOOKS_MESSAGE_BYTES, min_insync_replicas=copies
+            max_message_bytes=BOOKS_MESSAGE_BYTES, min_insync_replicas=copies, beside=raw
         ),
     }
     while not stop.is_set():

@@ -1,7 +1,9 @@
 """What was seen before: the reader of the topic `seen.<provider>`, and the stores it fills.
 
 The topic is the truth and a store is a cache of one of its partitions, so a store may be lost,
-old, broken or held by somebody else: then it is made anew from the topic.
+old, broken or held by somebody else: then it is made anew from the topic. A store is believed for
+the topics it was made of, by their ids: of another cluster's, or of topics that were deleted and
+made anew under the same names, it would name ids as seen whose events stand nowhere.
 
 Facts of librdkafka 2.16 and Kafka 4.3 that shape this file, each seen:
 - A read_committed reader is told of an end of partition where the last stable offset is. That lags
@@ -14,25 +16,40 @@ Facts of librdkafka 2.16 and Kafka 4.3 that shape this file, each seen:
 - A Consumer wants a group.id though it never joins: it gets the group it works for, on which it
   has rights in any case.
 - A fetch at the log's end waits fetch.wait.max.ms before the end of partition is told.
+- describe_topics gives several topics as one broker knows them at one moment, and creates none,
+  as list_topics with a name may (auto.create.topics.enable). Ids are all zero before Kafka 2.8.
 """
 
 import contextlib
+import re
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import msgspec
-import structlog
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
-from confluent_kafka.admin import AdminClient, ListOffsetsResultInfo, OffsetSpec
+from confluent_kafka import (
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicCollection,
+    TopicPartition,
+)
+from confluent_kafka.admin import (
+    AdminClient,
+    ListOffsetsResultInfo,
+    OffsetSpec,
+    TopicDescription,
+)
 
 from consumers import store
 from consumers.broker import (
     CLOSE_SECONDS,
     LOOKUP_SECONDS,
+    MISSING_TOPIC_SECONDS,
     NOT_AUTHORISED,
     TRYING_ON,
     UNKNOWN_TOPIC,
@@ -47,18 +64,18 @@ from consumers.store import StoreCorrupt, StoreHeld, StoreUnusable
 from consumers.worker import Halted, Interrupted
 
 REBUILD_SECONDS = 300.0
-CLOCKS_APART_MS = 600_000
+_CLOCKS_APART_MS = 600_000
 """By how much the clocks of brokers may differ, which time the log of a partition in turn."""
 
 _LEAST_SLICE, _MOST_SLICE = 5, 500
 """Records taken between two looks at the clock: one may hold 10,000 entries, or one."""
 _LARGE_SLICE_ENTRIES = 10_000
 _WAIT_SECONDS = 0.05
+_LATE_SECONDS = 0.02
+"""What is spent at a time on partitions that are used already though they are not known yet."""
 _MOST_LATE_ENTRIES = 200_000
 _MARK = bytes(16)
 """No event id: those are UUIDs. Under it a store says that it is being rebuilt, and from when."""
-
-log = structlog.get_logger()
 
 
 class Store(Protocol):
@@ -72,11 +89,6 @@ class Store(Protocol):
     @property
     def newest(self) -> int:
         """Tell the newest received_at (seconds) that was put, from which the window counts."""
-        ...
-
-    @property
-    def count(self) -> int:
-        """Tell about how many ids the store holds."""
         ...
 
     def find(self, ids: Sequence[bytes]) -> dict[bytes, First]:
@@ -98,6 +110,13 @@ class Stores(Protocol):
     They may raise StoreCorrupt, StoreHeld and StoreUnusable.
     """
 
+    def bind(self, world: str) -> None:
+        """Give from now on only what was kept for these topics, by their ids; never fails.
+
+        Called before anything is opened. Without ids, what is kept is wiped before it is opened.
+        """
+        ...
+
     def open(self, number: int) -> Store:
         """Open what is kept of a partition, or an empty store."""
         ...
@@ -111,27 +130,50 @@ class Stores(Protocol):
         ...
 
 
+_WORLD = re.compile(r"[0-9a-f]{32}-[0-9a-f]{32}|no-ids")
+_NUMBER = re.compile(r"\d+")
+
+
 class StoreFolders:
-    """Stores on disk, each in the folder of its partition's number below `root`."""
+    """Stores on disk, each in the folder of its partition's number, below that of the topics' ids.
+
+    What belongs to other topics is deleted, and so is a partition's that has long been elsewhere:
+    nobody else would, it can be gigabytes, and the worst it costs is to be read from Kafka again.
+    """
 
     def __init__(self, root: Path, window_seconds: int) -> None:
         self._root = root
         self._window = window_seconds
+        self._folder = root / "no-ids"
+
+    def bind(self, world: str) -> None:
+        """Choose the folder of these topics; delete what is dead, but for what is held."""
+        self._folder = self._root / (world or "no-ids")
+        left_alone = time.time() - self._window - 2 * store.DAY  # the topic has forgotten it too
+        for folder in _folders(self._root, _WORLD):
+            for kept in _folders(folder, _NUMBER):
+                with contextlib.suppress(StoreHeld, StoreUnusable, StoreCorrupt, OSError):
+                    if folder != self._folder or _last_written(kept) < left_alone:
+                        _delete(kept)
+            if folder != self._folder:
+                with contextlib.suppress(OSError):  # something in it is held
+                    folder.rmdir()
 
     def open(self, number: int) -> Store:
         """Open the folder of a partition, or make it."""
-        return store.Store.open(self._root / str(number), self._window)
+        return store.Store.open(self._folder / str(number), self._window)
 
     def wipe(self, number: int) -> None:
         """Empty the folder of a partition."""
-        store.wipe(self._root / str(number))
+        store.wipe(self._folder / str(number))
 
     def spare(self, number: int) -> Store:
         """Make a store in a folder of its own, and delete those that processes now gone left."""
         try:
             self._root.mkdir(parents=True, exist_ok=True)
             for left in set(self._root.glob("spare-*")) - _SpareStore.folders:
-                with contextlib.suppress(StoreHeld):
+                # Held by its process, or deleted by another one in this moment.
+                with contextlib.suppress(StoreHeld, StoreUnusable, OSError):
                     _delete(left)
             folder = Path(tempfile.mkdtemp(prefix=f"spare-{number}-", dir=self._root))
         except OSError as error:
@@ -156,6 +198,18 @@ class _SpareStore(store.Store):
         self.folders.discard(self._folder)
 
 
+def _folders(below: Path, names: re.Pattern[str]) -> list[Path]:
+    try:
+        return [one for one in below.iterdir() if names.fullmatch(one.name) and one.is_dir()]
+    except OSError:  # not there, or not ours: who opens a store in it is told
+        return []
+
+
+def _last_written(folder: Path) -> float:
+    """Say when anything in a store's folder was last written; each opening writes."""
+    return max((path.stat().st_mtime for path in folder.iterdir()), default=0.0)
+
+
 def _delete(folder: Path) -> None:
     store.wipe(folder)
     (folder / "LOCK").unlink(missing_ok=True)
@@ -168,6 +222,13 @@ class MemoryStores:
     def __init__(self, window_seconds: int) -> None:
         self._window = window_seconds
         self._kept: dict[int, store.MemoryStore] = {}
+        self._world: str | None = None
+
+    def bind(self, world: str) -> None:
+        """Forget what was kept for other topics."""
+        if world != self._world:
+            self._kept.clear()
+        self._world = world
 
     def open(self, number: int) -> Store:
         """Give the store of a partition, or an empty one."""
@@ -262,11 +323,14 @@ class TopicSeen:
         self._nothing_older: set[int] = set()
         self._partitions = 0
         self._counted = False
-        self._skipped = 0
+        self._described: dict[str, Future[TopicDescription]] | None = None
+        self._wrong_since: float | None = None
+        self._world: str | None = None
         self._slice = _LEAST_SLICE
         self._admin = AdminClient(dict(config))
         self._consumer = Consumer(
-            {"queued.max.messages.kbytes": 16 * 1024}
+            # Few, so that what is taken in at once is: 28 bytes are an entry.
+            {"queued.max.messages.kbytes": 2 * 1024, "fetch.message.max.bytes": 256 * 1024}
             | dict(config)
             | {
                 "group.id": group,
@@ -293,23 +357,32 @@ class TopicSeen:
         self.forget(partition)
         self._memories[partition[1]] = _Memory(partition, self._clock())
         self._counted = False
+        self._described = None
 
     def behind(self) -> bool:
         """Say whether some partition is not known yet."""
         return any(not memory.known for memory in self._memories.values())
 
     def catch_up(self, seconds: float) -> list[Partition]:
-        """Read on for about `seconds`; give the partitions that may be used from now on."""
+        """Read on for about `seconds`; give the partitions that may be used from now on.
+
+        Only a part of it is spent if nothing waits for the rest to be known.
+        """
+        if all(memory.given for memory in self._memories.values()):
+            seconds = min(seconds, _LATE_SECONDS)
         deadline = self._clock() + seconds
-        if not self._counted:
-            self._count_partitions()
         ready: list[Partition] = []
         while True:
+            if not self._counted and self._memories:
+                self._count_partitions()
             for memory in list(self._memories.values()):
+                to_be_opened = memory.store is None
                 if not memory.known:
                     self._advance(memory)
                 if self._usable(memory):
                     ready.append(memory.partition)
+                if to_be_opened and memory.store is not None and self._clock() >= deadline:
+                    break  # to open one can take seconds: the next call goes on
             left = deadline - self._clock()
             if ready or left <= 0 or not self.behind():
                 return ready
@@ -368,32 +441,71 @@ class TopicSeen:
     # -- one partition --
 
     def _count_partitions(self) -> None:
-        """Compare the seen topic with the raw one. Raises Halted where they part."""
-        topics = {memory.partition[0] for memory in self._memories.values()} | {self._topic}
-        counts = {}
-        for topic in topics:
-            try:
-                found = self._admin.list_topics(topic, timeout=LOOKUP_SECONDS).topics[topic]
-            except KafkaException as problem:
-                name = cause_of(problem).name()
-                raise Interrupted(f"{topic} cannot be looked up: {name}") from problem
-            if found.error is not None:
-                if found.error.code() in UNKNOWN_TOPIC:
-                    raise Halted(no_such_topic(topic))
-                self._judge(found.error, topic)
-                return  # asked again by the next call
-            counts[topic] = len(found.partitions)
-        ours = counts[self._topic]
-        for topic, count in counts.items():
-            if count != ours:
-                raise Halted(
-                    f"{self._topic} has {ours} partitions and {topic} has {count}, which must be "
-                    "the same number; `python -m deploy topics apply` grows them together"
-                )
-        if ours != self._partitions:
+        """Compare the seen topic with the raw one, as far as it needs no waiting.
+
+        Raises Halted where they part, Interrupted if Kafka does not say.
+        """
+        described = self._asked_for_topics()
+        if described is None:
+            return
+        raw, seen = described
+        ours, theirs = len(seen.partitions), len(raw.partitions)
+        if ours < theirs:  # more is the middle of a growth, where the raw topic comes last
+            self._wrong(
+                f"{seen.name} has {ours} partitions and {raw.name} has {theirs}: it must have as "
+                "many; `python -m deploy topics apply --grow` grows them together"
+            )
+            return
+        if max(self._memories) >= theirs:
+            return  # by a broker that does not know of the growth yet
+        self._wrong_since = None
+        ids = [_id_of(raw), _id_of(seen)]
+        world = "-".join(ids) if all(ids) else ""
+        if self._world is None:
+            self._stores.bind(world)
+            self._world = world
+        elif world != self._world:
+            raise Interrupted(f"{raw.name} or {seen.name} was deleted and made anew")
+        if theirs != self._partitions:
             self._nothing_older.clear()
-        self._partitions = ours
+        self._partitions = theirs
         self._counted = True
+
+    def _asked_for_topics(self) -> tuple[TopicDescription, TopicDescription] | None:
+        """Describe the raw and the seen topic; None as long as that is not answered."""
+        raw = next(iter(self._memories.values())).partition[0]
+        if self._described is None:
+            both = TopicCollection([raw, self._topic])
+            self._described = self._admin.describe_topics(both, request_timeout=LOOKUP_SECONDS)
+        if not all(asked.done() for asked in self._described.values()):
+            return None
+        described, self._described = self._described, None
+        found = {topic: self._found(topic, asked) for topic, asked in described.items()}
+        one, other = found[raw], found[self._topic]
+        return None if one is None or other is None else (one, other)
+
+    def _found(self, topic: str, asked: Future[TopicDescription]) -> TopicDescription | None:
+        """Give what was asked for; None if it is to be asked again."""
+        try:
+            return asked.result()
+        except KafkaException as problem:
+            error = cause_of(problem)
+            if error.code() in UNKNOWN_TOPIC:
+                self._wrong(no_such_topic(topic))
+                return None
+            if error.code() in NOT_AUTHORISED:
+                raise Halted(
+                    f"not authorised to look up {topic} ({error.name()}): allow Describe on it"
+                ) from problem
+            raise Interrupted(f"{topic} cannot be looked up: {error.name()}") from problem
+
+    def _wrong(self, what: str) -> None:
+        """Halt for what a broker that lags behind may say once it was said for a while."""
+        if self._wrong_since is None:
+            self._wrong_since = self._clock()
+        if self._clock() - self._wrong_since >= MISSING_TOPIC_SECONDS:
+            raise Halted(what)
+        time.sleep(_WAIT_SECONDS)
 
     def _advance(self, memory: _Memory) -> None:
         """Take the next step towards knowing a partition, as far as it needs no waiting."""
@@ -419,7 +531,6 @@ class TopicSeen:
         if not memory.known:
             if waited < self._rebuild_seconds:
                 return False
-            log.warning("seen_late", partition=memory.partition[1], then="duplicates may pass")
             self._telemetry.late(memory.partition, waited)
         memory.given = True
         return True
@@ -428,14 +539,16 @@ class TopicSeen:
         """Open what is kept of a partition and list what is to be read for it."""
         number = memory.partition[1]
         try:
+            if not self._world:
+                self._stores.wipe(number)  # nothing says which topics it was made of
             try:
                 self._use(memory, self._stores.open(number))
             except StoreCorrupt as problem:
-                self._tell_discarded(memory, str(problem))
+                self._telemetry.discarded(memory.partition, str(problem))
                 self._stores.wipe(number)
                 self._use(memory, self._stores.open(number))
         except StoreHeld as problem:
-            self._tell_discarded(memory, str(problem))
+            self._telemetry.discarded(memory.partition, str(problem))
             self._use_spare(memory)
         except StoreUnusable as problem:
             raise Halted(str(problem)) from problem
@@ -487,7 +600,7 @@ class TopicSeen:
             passage.end = self._ask(at, OffsetSpec.latest())  # type: ignore[no-untyped-call] # a classmethod without annotations
         if passage.first is None:
             if passage.own and memory.read_to:
-                since = OffsetSpec.for_timestamp(max(0, memory.read_to - CLOCKS_APART_MS))
+                since = OffsetSpec.for_timestamp(max(0, memory.read_to - _CLOCKS_APART_MS))
             else:
                 since = OffsetSpec.earliest()  # type: ignore[no-untyped-call] # as above
             passage.first = self._ask(at, since)
@@ -512,7 +625,7 @@ class TopicSeen:
             if error.code() in NOT_AUTHORISED:
                 self._judge(error, f"{self._topic}[{passage.number}]")
             with contextlib.suppress(KafkaException):  # for fresh metadata: see log_offsets
-                self._admin.list_topics(self._topic, timeout=1.0)
+                self._admin.list_topics(timeout=1.0)
             return None
 
     # -- reading --
@@ -557,12 +670,9 @@ class TopicSeen:
             return
         try:
             found = unpack(message.value() or b"", number)
-        except SeenFormatError as problem:
+        except SeenFormatError:
             # Skipping it can let a duplicate pass; stopping would stop everything.
             self._telemetry.unreadable(memory.partition, offset)
-            if not self._skipped:
-                log.warning("seen_unreadable", partition=number, offset=offset, why=str(problem))
-            self._skipped += 1
             return
         if not passage.own:
             if found.partitions >= self._partitions:  # from here on there were as many as now
@@ -588,12 +698,16 @@ class TopicSeen:
     def _start_reading(self, memory: _Memory, passage: _Passage, first: int) -> None:
         self._readers[passage.number] = (memory, passage)
         passage.reading = True
-        self._consumer.incremental_assign([TopicPartition(self._topic, passage.number, first)])
+        try:
+            self._consumer.incremental_assign([TopicPartition(self._topic, passage.number, first)])
+        except KafkaException as problem:
+            raise Interrupted(f"reading failed: {cause_of(problem).name()}") from problem
 
     def _stop_reading(self, number: int) -> None:
         _, passage = self._readers.pop(number)
         passage.reading = False
-        self._consumer.incremental_unassign([TopicPartition(self._topic, number)])
+        with contextlib.suppress(KafkaException):  # what still comes of it is not looked at
+            self._consumer.incremental_unassign([TopicPartition(self._topic, number)])
 
     # -- what it means --
 
@@ -621,7 +735,7 @@ class TopicSeen:
     def _discarded(self, memory: _Memory, problem: StoreCorrupt) -> Interrupted:
         """Delete a store; the next incarnation makes it anew."""
         number = memory.partition[1]
-        self._tell_discarded(memory, str(problem))
+        self._telemetry.discarded(memory.partition, str(problem))
         self.forget(memory.partition)
         try:
             self._stores.wipe(number)
@@ -631,16 +745,19 @@ class TopicSeen:
             pass
         return Interrupted(f"what was kept of partition {number} cannot be trusted")
 
-    def _tell_discarded(self, memory: _Memory, why: str) -> None:
-        log.warning("seen_discarded", partition=memory.partition[1], why=why, then="made anew")
-        self._telemetry.discarded(memory.partition, why)
-
     def _judge(self, error: KafkaError, where: str) -> None:
         """Go on or end, by what Kafka says of the seen topic."""
         if error.code() in NOT_AUTHORISED:
             raise Halted(f"not authorised to read {where}: {error.name()}")
         if error.code() not in TRYING_ON:
             raise Interrupted(f"reading {where} failed: {error.name()}")
+
+
+def _id_of(topic: TopicDescription) -> str:
+    """Give a topic's id; nothing if its broker is too old to have any."""
+    id_: Any = topic.topic_id  # declared without the methods it has
+    high, low = id_.get_most_significant_bits(), id_.get_least_significant_bits()
+    return f"{high % 2**64:016x}{low % 2**64:016x}" if high or low else ""
 
 
 def grown_from(number: int, partitions: int) -> list[int]:

@@ -3,7 +3,7 @@
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -16,9 +16,14 @@ from gateway.process import Address, ConfigurationError, log_level, read_secret_
 
 LEAST_KEY_BYTES = 32
 DEFAULT_ADMIN = "127.0.0.1:9465"
+MOST_DEDUP_DAYS = 400
+SPARE_DAYS = 2
+"""For which what was seen is kept beyond the window: a record is handled later than it came."""
 
 AT_LEAST_ONCE: Final = "at-least-once"
 EXACTLY_ONCE: Final = "exactly-once"
+
+Absent = TypeVar("Absent", bound=int | None)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,12 +75,22 @@ def load_settings(
         ),
         single_copy=_choice(environ, "CONSUMER_SINGLE_COPY", {"0": False, "1": True}),
         slot=_slot(environ, delivery, slot),
-        dedup_days=_whole(environ, "CONSUMER_DEDUP_DAYS", None, (0, 400)),
+        dedup_days=load_dedup_days(environ),
         state_folder=_folder(environ, "CONSUMER_STATE_DIR"),
-        rebuild_seconds=float(_whole(environ, "CONSUMER_REBUILD_SECONDS", 300, (1, 86_400)) or 0),
+        rebuild_seconds=float(_whole(environ, "CONSUMER_REBUILD_SECONDS", 300, (1, 86_400))),
         stall=stall,
         log_level=log_level(environ),
     )
+
+
+def load_dedup_days(environ: Mapping[str, str]) -> int | None:
+    """Read for how many days duplicates are told, 0 for none; None is what the provider needs."""
+    return _whole(environ, "CONSUMER_DEDUP_DAYS", None, (0, MOST_DEDUP_DAYS))
+
+
+def dedup_days(configured: int | None, retried_for_days: int) -> int:
+    """Give the days for which a provider's duplicates are told."""
+    return retried_for_days + 1 if configured is None else configured
 
 
 def load_keys(environ: Mapping[str, str], *, demo: bool = False) -> Keys:
@@ -142,11 +157,17 @@ def _slot(environ: Mapping[str, str], delivery: str, slot: int | None) -> int | 
     """Give the slot where delivery is exactly once, else None."""
     mode = delivery or environ.get("CONSUMER_DELIVERY") or AT_LEAST_ONCE
     if mode not in (AT_LEAST_ONCE, EXACTLY_ONCE):
+        name = "--delivery" if delivery else "CONSUMER_DELIVERY"
         raise ConfigurationError(
-            f"the delivery mode is {mode!r}; it should be {AT_LEAST_ONCE} or {EXACTLY_ONCE}"
+            f"{name} is {mode!r}; it should be {AT_LEAST_ONCE} or {EXACTLY_ONCE}"
         )
     number = _whole(environ, "CONSUMER_SLOT", None, (0, 9_999)) if slot is None else slot
     if mode == AT_LEAST_ONCE:
+        if slot is not None:  # CONSUMER_SLOT may stand in an environment that is shared
+            raise ConfigurationError(
+                f"--slot {slot} is given and delivery is {AT_LEAST_ONCE}: a slot belongs to "
+                f"{EXACTLY_ONCE}; give --delivery {EXACTLY_ONCE} too, or leave the slot out"
+            )
         return None
     if number is None:
         raise ConfigurationError(
@@ -158,8 +179,8 @@ def _slot(environ: Mapping[str, str], delivery: str, slot: int | None) -> int | 
 
 
 def _whole(
-    environ: Mapping[str, str], name: str, default: int | None, bounds: tuple[int, int]
-) -> int | None:
+    environ: Mapping[str, str], name: str, default: Absent, bounds: tuple[int, int]
+) -> int | Absent:
     text = environ.get(name, "")
     if not text:
         return default

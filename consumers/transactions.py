@@ -201,11 +201,14 @@ class TransactionalBroker(Broker):
     def close(self) -> None:
         """Abort what is open, leave the group and close both clients, within CLOSE_SECONDS."""
         self._listener = None
-        closing: list[Callable[[], object]] = [self._producer.close, self._consumer.close]
+        close_within(CLOSE_SECONDS, self._end_producer, self._consumer.close)
+
+    def _end_producer(self) -> None:
         if self._open_since is not None:
             # Not only for its own sake: readers of the output wait for the end of it.
-            closing.insert(0, lambda: self._producer.abort_transaction(_ABORT_SECONDS))
-        close_within(CLOSE_SECONDS, *closing)
+            with contextlib.suppress(KafkaException, SystemError):
+                self._producer.abort_transaction(_ABORT_SECONDS)
+        self._producer.close()
 
     # -- one transaction --
 

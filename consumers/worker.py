@@ -27,6 +27,8 @@ MAX_POLL_SECONDS = 0.2
 """librdkafka's batch call does not wake for signals: the longest SIGTERM waits to be seen."""
 
 _WAIT_SECONDS = 0.05
+_LATEST = (2**32 - 1) * 1000
+"""The latest time (ms) that what was seen has room for."""
 _GLANCE_SECONDS = 0.005
 """Long enough for a flush to end lingering, short enough to go on deciding meanwhile."""
 
@@ -238,6 +240,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """After so long a batch is left for the next step: records can be dear."""
     barrier_seconds: float = 0.5
     barrier_records: int = 5_000
+    barrier_bytes: int = 16 * 1024 * 1024
+    """Of outputs in one epoch: as much more can be held back in memory."""
     drain_seconds: float = 15.0
     max_poll_interval: float = 300.0
     transaction_seconds: float | None = None
@@ -292,6 +296,10 @@ class _Reading(msgspec.Struct):
     committed: int
     window: Window
     last_timestamp: int = 0
+    passport: str = ""
+    """What is to be committed with `sealed`."""
+    due: bool = False
+    """`passport` is to be committed although no record was handled."""
     fresh: dict[bytes, First] = {}
     """Event ids written, and not yet in the memory of what was seen."""
     unremembered: deque[tuple[int, int, dict[bytes, First]]] = msgspec.field(default_factory=deque)
@@ -312,9 +320,14 @@ class _Epoch(msgspec.Struct):
 
     sheets: dict[Partition, _Sheet] = {}
     records: int = 0
+    size: int = 0
+    """Bytes of the outputs' values."""
     due: float | None = None
     """When it should be sealed; None as long as there is nothing in it to commit."""
     sealed_at: float = 0.0
+    books: list[Output] = []
+    """Its pages of the ledger and what it wrote: produced when everything else is stored, so
+    that nothing is ever told to be seen that is not there."""
 
 
 class Worker:
@@ -355,7 +368,9 @@ class Worker:
         self._sealed: _Epoch | None = None
         self._held: list[Output] = []
         self._unanswered = 0
-        self._answer_due = 0.0
+        self._answer_due: float | None = None
+        self._resting = False
+        self._asked_to_end: str | None = None
         self._stalled: str | None = None
         self._end: Interrupted | Halted | None = None
         self.committed_something = False
@@ -364,7 +379,7 @@ class Worker:
 
     def interrupt(self, reason: str) -> None:
         """End this incarnation at its next step; may be called from another thread."""
-        self._end = self._end or Interrupted(reason)
+        self._asked_to_end = reason
 
     def step(self) -> None:
         """Go on with what is there: read up, settle the sealed epoch, take in, decide, seal.
@@ -372,6 +387,8 @@ class Worker:
         A step is short, so that a signal is seen soon. Raises Interrupted or Halted, and
         nothing is committed from then on.
         """
+        if self._end is None and self._asked_to_end is not None:
+            self._end = Interrupted(self._asked_to_end)
         if self._end is not None:
             raise self._end
         try:
@@ -380,6 +397,8 @@ class Worker:
                 self._settle(self._sealed)
             if self._has_room():
                 self._take()
+            else:
+                self._rest()
             if self._due():
                 self._seal()
         except (Interrupted, Halted) as end:
@@ -411,11 +430,13 @@ class Worker:
     def abandon(self) -> None:
         """Leave the group without committing: the next owner goes on from what is committed."""
         self._end = self._end or Interrupted("abandoned")
-        self._purge()
-        self._kafka.close()
-        if self._seen is not None:
-            self._seen.close()
-        self._telemetry.closed()
+        try:
+            self._purge()
+        finally:
+            self._kafka.close()
+            if self._seen is not None:
+                self._seen.close()
+            self._telemetry.closed()
 
     # -- what the group decides, told from within consume() --
 
@@ -431,7 +452,10 @@ class Worker:
                 committed=committed,
                 window=self._window(last),
                 last_timestamp=0 if last is None else last.last_record_at,
+                due=self._forgiving and last is not None and bool(last.recent),
             )
+            if self._owned[partition].due:  # so that the next start forgives as well
+                self._open.due = self._clock()
             if lost:  # told and committed like work, so that it is told once
                 page = Page(first_offset=committed, next_offset=start)
                 self._open.sheets[partition] = _Sheet(page, lost=lost)
@@ -443,14 +467,22 @@ class Worker:
                 self._catching_up.add(partition)
         self._telemetry.assigned({partition: start for partition, (start, _, _) in starts.items()})
         self._look_for_a_stall()
-        waiting = [one for one in starts if self._stalled or one in self._catching_up]
+        self._telemetry.catching_up_with(len(self._catching_up))
+        waits = self._stalled is not None or self._resting
+        waiting = [one for one in starts if waits or one in self._catching_up]
         if waiting:
             self._kafka.pause(waiting)
 
     def revoked(self, partitions: Sequence[Partition]) -> None:
         """Commit what was begun for these partitions if that fits the budget, else redo it."""
+        for partition in partitions:
+            if reading := self._owned.get(partition):
+                # A commit under way may still be refused; within this call the group waits.
+                reading.asked = reading.committed
         try:
-            if self._end is None and self._unfinished(partitions):
+            if self._unfinished(partitions):
+                if self._end is not None:
+                    raise self._end
                 self._barrier(self._settings.revoke_budget)
         except (Interrupted, Halted) as end:
             self._end = end
@@ -468,7 +500,9 @@ class Worker:
 
     def committed(self, offsets: Mapping[Partition, int]) -> None:
         """Take note of how far the group has stored what is handled."""
-        self._answered()
+        self._unanswered -= 1
+        budget = self._settings.answer_budget
+        self._answer_due = self._clock() + budget if self._unanswered else None
         for partition, offset in offsets.items():
             reading = self._owned.get(partition)
             if reading is not None and reading.committed < offset <= reading.asked:
@@ -477,20 +511,16 @@ class Worker:
         self._telemetry.committed(offsets)
 
     def commit_failed(self, why: CommitFailure) -> None:
-        """Offer the same offsets again at the next barrier.
+        """Offer the same offsets again at the next barrier, for as long as an answer may take.
 
         If the partitions are someone else's, the group says so before that.
         """
-        self._answered()
+        self._unanswered -= 1
         for reading in self._owned.values():
             reading.asked = reading.committed
         if self._unfinished() and self._open.due is None:
             self._open.due = self._clock() + self._settings.barrier_seconds
         self._telemetry.commit_failed(why)
-
-    def _answered(self) -> None:
-        self._unanswered -= 1
-        self._answer_due = self._clock() + self._settings.answer_budget
 
     def _forsake(self, partitions: Sequence[Partition]) -> None:
         """Stop sending for partitions that are going away, so that no zombie keeps delivering."""
@@ -506,6 +536,7 @@ class Worker:
             self._catching_up.discard(partition)
             self._given_up.add(partition)
             self._returned.discard(partition)
+        self._telemetry.catching_up_with(len(self._catching_up))
 
     # -- one batch --
 
@@ -520,25 +551,43 @@ class Worker:
         ]
         self._catching_up.difference_update(ready)
         self._telemetry.catching_up_with(len(self._catching_up))
-        if ready and not self._stalled:
+        if ready and not self._stalled and not self._resting:
             self._kafka.resume(ready)
 
     def _has_room(self) -> bool:
-        """While an epoch is sealed, what the next one puts out is kept in memory: not too much."""
-        return self._sealed is None or self._open.records < self._settings.barrier_records
+        """An epoch that cannot be sealed yet does not grow without end."""
+        settings = self._settings
+        return (
+            self._open.records < settings.barrier_records
+            and self._open.size < settings.barrier_bytes
+        )
+
+    def _rest(self) -> None:
+        """Read nothing until there is room again; polling goes on, for answers come that way."""
+        if not self._resting:
+            self._resting = True
+            self._kafka.pause(list(self._owned))
+        self._backlog.extend(self._admit(self._consume()))
+        self._kafka.serve(0)
+        self._stop_if_refused()
+
+    def _wake(self) -> None:
+        self._resting = False
+        if not self._stalled:
+            self._kafka.resume([one for one in self._owned if one not in self._catching_up])
 
     def _consume(self) -> Sequence[Record]:
         self._given_up.clear()
         self._returned.clear()
         # Where something waits for a look, records are taken if there are any, not awaited.
-        busy = self._sealed is not None or self._catching_up
+        busy = (self._sealed is not None or self._catching_up) and not self._resting
         timeout = _GLANCE_SECONDS if busy else self._settings.poll_seconds
         records = self._kafka.consume(self._settings.batch_records, timeout)
         self._telemetry.polled()
         if self._end is not None:
             raise self._end
-        if self._unanswered and self._clock() >= self._answer_due:
-            raise Interrupted("the group did not answer a commit in time")
+        if self._answer_due is not None and self._clock() >= self._answer_due:
+            raise Interrupted("the group did not store a commit in time")
         self._remember()
         return records
 
@@ -556,6 +605,8 @@ class Worker:
 
     def _take(self) -> None:
         """Decide records and hand over what they become, for about `decide_seconds`."""
+        if self._resting:
+            self._wake()
         if not self._backlog:
             self._backlog.extend(self._admit(self._consume()))
         if not self._backlog:
@@ -665,6 +716,7 @@ class Worker:
             self._open.sheets[partition] = sheet
         written: list[bytes] = []
         duplicates: list[tuple[int, int]] = []
+        firsts: list[First] = []
         events = len(decision.event_ids)
         if events:
             here = First(
@@ -676,9 +728,11 @@ class Worker:
             before = found.get(partition, {})
             for index, event_id in enumerate(decision.event_ids):
                 if self._seen is not None:
-                    age = self._age(event_id, here, reading, before, decision)
-                    if age is not None:
+                    first = self._first(event_id, here, reading, before, decision)
+                    if first is not None:
+                        age = max(0, here.received_at - first.received_at)
                         duplicates.append((index, age))
+                        firsts.append(first)
                         continue
                     sheet.entries[event_id] = reading.fresh[event_id] = here
                 self._put_out(decision.outputs[index], deadline)
@@ -687,32 +741,29 @@ class Worker:
             self._put_out(letter, deadline)
         letters = len(decision.outputs) - events
         code = _fate(len(written), len(duplicates), letters)
-        sheet.page.add(record.offset, code, written, len(duplicates), letters)
+        sheet.page.add(record.offset, code, written, firsts, letters)
         reading.position = record.offset + 1
         reading.last_timestamp = record.timestamp
         self._telemetry.handled(decision, duplicates)
 
-    def _age(
+    def _first(
         self,
         event_id: bytes,
         here: First,
         reading: _Reading,
         before: Mapping[bytes, First],
         decision: Decision,
-    ) -> int | None:
-        """Give how long ago (seconds) an event was written first, None if it was not."""
+    ) -> First | None:
+        """Give where an event was written before that makes it a duplicate here, if it was."""
         first = reading.fresh.get(event_id) or before.get(event_id)
-        if first is None:
-            return None
-        if first is here:  # said twice within one record
-            return 0
+        if first is None or first is here:  # the latter: said twice within one record
+            return first
         window = self._settings.dedup_window_seconds
-        if is_duplicate(first, here, window, replayed=decision.replayed):
-            return max(0, here.received_at - first.received_at)
-        return None
+        return first if is_duplicate(first, here, window, replayed=decision.replayed) else None
 
     def _put_out(self, output: Output, deadline: float) -> None:
         """Produce an output, or hold it back as long as an epoch before it is not committed."""
+        self._open.size += len(output.value or b"")
         if self._sealed is None:
             self._produce(output, deadline)
         else:
@@ -770,20 +821,17 @@ class Worker:
         """One epoch at a time: the next is sealed when the group has answered for the last."""
         if self._open.due is None or self._sealed is not None or self._unanswered:
             return False
-        return (
-            self._open.records >= self._settings.barrier_records or self._clock() >= self._open.due
-        )
+        return not self._has_room() or self._clock() >= self._open.due
 
     def _seal(self) -> None:
-        """Close the open epoch: with its books its outputs are complete."""
+        """Close the open epoch and write its books."""
         epoch = self._open
         epoch.sealed_at = self._clock()
-        deadline = epoch.sealed_at + self._settings.produce_budget
         for partition, sheet in epoch.sheets.items():
             reading = self._owned[partition]
-            for output in self._keep(partition, sheet.page, sheet.entries):
-                self._produce(output, deadline)
+            epoch.books += self._keep(partition, sheet.page, sheet.entries)
             reading.sealed = reading.position
+            reading.passport = self._passport(reading)
             if self._seen is not None and sheet.entries:
                 reading.unremembered.append(
                     (reading.position, reading.last_timestamp, sheet.entries)
@@ -795,12 +843,21 @@ class Worker:
     def _settle(self, epoch: _Epoch) -> None:
         """Commit the sealed epoch if Kafka has all of it; wait only if there is nothing to do."""
         wait = _GLANCE_SECONDS if self._has_room() else _WAIT_SECONDS
+        self._press(epoch, wait, epoch.sealed_at + self._settings.barrier_budget)
+
+    def _press(self, epoch: _Epoch, wait: float, deadline: float) -> None:
+        """Wait for acknowledgements, put the books after the outputs, and conclude after both."""
         left = self._kafka.flush(wait)
         self._stop_if_refused()
-        if not left:
+        if left:
+            if self._clock() >= deadline:
+                raise Interrupted(f"{left} outputs were not acknowledged in time")
+        elif epoch.books:
+            books, epoch.books = epoch.books, []
+            for output in books:
+                self._produce(output, self._clock() + self._settings.produce_budget)
+        else:
             self._conclude(epoch)
-        elif self._clock() >= epoch.sealed_at + self._settings.barrier_budget:
-            raise Interrupted(f"{left} outputs were not acknowledged in time")
 
     def _conclude(self, epoch: _Epoch) -> None:
         """Every output is stored: ask to commit how far the records are handled, and go on."""
@@ -808,9 +865,10 @@ class Worker:
         if due := [
             partition
             for partition, reading in self._owned.items()
-            if reading.sealed > reading.asked
+            if reading.sealed > reading.asked or reading.due
         ]:
             self._commit(due)
+            self._remember()  # where the commit is answered already
         for partition, sheet in epoch.sheets.items():
             if sheet.lost:
                 self._telemetry.lost_to_retention(partition, sheet.lost)
@@ -828,13 +886,7 @@ class Worker:
             if self._sealed is None:
                 self._seal()
             while self._sealed is not None:
-                epoch = self._sealed
-                left = self._kafka.flush(_WAIT_SECONDS)
-                self._stop_if_refused()
-                if not left:
-                    self._conclude(epoch)
-                elif self._clock() >= deadline:
-                    raise Interrupted(f"{left} outputs were not acknowledged in time")
+                self._press(self._sealed, _WAIT_SECONDS, deadline)
             if not self._open.sheets:
                 return
 
@@ -843,18 +895,22 @@ class Worker:
         for partition in partitions:
             reading = self._owned[partition]
             reading.asked = reading.sealed
-            text = passport.written(
-                passport.Passport(
-                    mapping_revision=self._settings.mapping_revision,
-                    last_record_at=reading.last_timestamp,
-                    recent=reading.window.recent(),
-                )
-            )
+            reading.due = False
+            text = reading.passport or self._passport(reading)
             checkpoints[partition] = Checkpoint(reading.sealed, text)
-        if not self._unanswered:
+        if self._answer_due is None:
             self._answer_due = self._clock() + self._settings.answer_budget
         self._unanswered += 1
         self._kafka.commit(checkpoints)
+
+    def _passport(self, reading: _Reading) -> str:
+        return passport.written(
+            passport.Passport(
+                mapping_revision=self._settings.mapping_revision,
+                last_record_at=reading.last_timestamp,
+                recent=reading.window.recent(),
+            )
+        )
 
     def _unfinished(self, partitions: Iterable[Partition] | None = None) -> list[Partition]:
         """List the owned partitions with records handled since the last commit was asked for."""
@@ -889,10 +945,13 @@ class Worker:
 def _received_at(record: Record, decision: Decision) -> int:
     """Give when a record was received, in seconds; not after Kafka had it, whatever it says.
 
-    A gateway's clock that is far ahead would otherwise end the window of everything else.
+    A gateway's clock that is far ahead would otherwise end the window of everything else. A
+    replayed record is received when it is replayed: its first receipt may be out of any window.
     """
-    said = record.timestamp if decision.received_at is None else decision.received_at
-    return max(0, min(said, record.timestamp)) // 1000
+    said = decision.received_at
+    if said is None or decision.replayed:
+        said = record.timestamp
+    return max(0, min(said, record.timestamp, _LATEST)) // 1000
 
 
 def _fate(written: int, duplicates: int, letters: int) -> FateCode:
@@ -923,18 +982,22 @@ def keep_going(
     telemetry = telemetry or Telemetry()
     failures = 0  # since something was committed
     while not stopping():
-        worker = start()
+        worker = None
         try:
+            worker = start()
             while not stopping():
                 worker.step()
         except Interrupted as end:
-            failures = 1 if worker.committed_something else failures + 1
+            worthwhile = worker is not None and worker.committed_something
+            failures = 1 if worthwhile else failures + 1
             seconds = min(0.5 * 2.0 ** min(failures, 6), 30.0)
             telemetry.interrupted(str(end), seconds)
-            worker.abandon()
+            if worker is not None:
+                worker.abandon()
             pause(seconds)
         except BaseException:
-            worker.abandon()
+            if worker is not None:
+                worker.abandon()
             raise
         else:
             return worker.drain()

@@ -21,6 +21,7 @@ from confluent_kafka.admin import (
 )
 
 from consumers.normalizers import NORMALIZERS
+from consumers.settings import SPARE_DAYS, dedup_days
 from deploy.child import CannotRun
 from gateway.delivery import dead_topic, ledger_topic, output_topic, raw_topic, seen_topic
 from gateway.process import ConfigurationError
@@ -37,8 +38,6 @@ WHAT_GROWING_COSTS = (
     "delivery handled later than its repetition becomes an event twice"
 )
 _DAY = 24 * 60 * 60 * 1000
-_DAYS_REMEMBERED = 3
-"""Beyond a provider's retries: one by which the window is longer, and two to spare."""
 _DAYS_AUDITED = 2
 """Beyond the raw topic's retention, since its last segment may be deleted a day late."""
 ANSWER_SECONDS = 15.0
@@ -84,15 +83,18 @@ def wanted_topics(
     *,
     file: Path = TOPICS_FILE,
     overrides: Sequence[str] = (),
+    days: int | None = None,
 ) -> list[Topic]:
     """List every topic of the providers as it should be.
 
     `overrides` are texts `<kind>.<key>=<value>`, where the key is partitions, replication or a
-    topic setting; they win over the file. Raises ConfigurationError.
+    topic setting; they win over the file. `days` are those for which duplicates are told; without
+    them what each provider needs. Raises ConfigurationError.
 
-    A seen and a ledger topic have the partitions of their raw topic, and its copies where nothing
-    else is said. They are kept longer than the file says where the provider repeats for longer,
-    or the raw topic is kept for longer.
+    A dead topic is kept as long as its raw topic where nothing is said of its own retention. A
+    seen and a ledger topic have the partitions of their raw topic, and its copies where nothing
+    else is said. They are kept longer than the file says where duplicates are told for longer, or
+    the raw topic is kept for longer.
     """
     tables = _read(file)
     special = tables.pop("provider", {})
@@ -106,10 +108,10 @@ def wanted_topics(
         }
         name = raw_topic(provider, prefix)
         raw = _topic(name, "raw", of_kind["raw"], given, file, beside=name)
-        dead = _topic(dead_topic(provider, prefix), "dlq", of_kind["dlq"], given, file)
-        topics += [raw, dead]
+        layers = [_kept_as(raw), *of_kind["dlq"]]
+        topics += [raw, _topic(dead_topic(provider, prefix), "dlq", layers, given, file)]
         for kind, name, least in (
-            ("seen", seen_topic(provider, prefix), _remembered(provider)),
+            ("seen", seen_topic(provider, prefix), _remembered(provider, days)),
             ("ledger", ledger_topic(provider, prefix), _audited(raw)),
         ):
             if kind not in tables:
@@ -135,8 +137,14 @@ def _as(raw: Topic) -> dict[str, Any]:
     return {"partitions": raw.partitions, "replication": raw.replication, "config": config}
 
 
-def _remembered(provider: str) -> int:
-    return (NORMALIZERS[provider].RETRIED_FOR_DAYS + _DAYS_REMEMBERED) * _DAY
+def _kept_as(raw: Topic) -> dict[str, Any]:
+    """Give what a dead topic takes from its raw topic, whose personal data it holds once more."""
+    key = "retention.ms"
+    return {"config": {key: raw.config[key]} if key in raw.config else {}}
+
+
+def _remembered(provider: str, days: int | None) -> int:
+    return (dedup_days(days, NORMALIZERS[provider].RETRIED_FOR_DAYS) + SPARE_DAYS) * _DAY
 
 
 def _audited(raw: Topic) -> int:

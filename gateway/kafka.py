@@ -42,9 +42,11 @@ OURS = frozenset(
         "enable.auto.commit",
         "enable.auto.offset.store",
         "isolation.level",
+        "allow.auto.create.topics",
     }
 )
-"""Keys that carry a promise (200 means Kafka has it; nothing is committed early)."""
+"""Keys that carry a promise (200 means Kafka has it; nothing is committed early; no topic is made
+but by `topics apply`)."""
 
 # A Kubernetes Service named `kafka` injects KAFKA_PORT, KAFKA_SERVICE_HOST,
 # KAFKA_PORT_9092_TCP_ADDR and their like into every pod; none of them is meant for us.
@@ -65,8 +67,9 @@ def client_config(environ: Mapping[str, str]) -> dict[str, str]:
     """Read every KAFKA_<KEY> variable as a librdkafka key, underscores as dots.
 
     `KAFKA_<KEY>_FILE` reads the value from a file, losing one trailing newline, but for the keys
-    of which librdkafka wants a path itself. Raises ConfigurationError for a key librdkafka does not
-    know, one that is ours, or a missing KAFKA_BOOTSTRAP_SERVERS.
+    of which librdkafka wants a path itself. No client of this configuration makes a topic. Raises
+    ConfigurationError for a key librdkafka does not know, one that is ours, or a missing
+    KAFKA_BOOTSTRAP_SERVERS.
     """
     config: dict[str, str] = {}
     variables: dict[str, str] = {}
@@ -88,7 +91,10 @@ def client_config(environ: Mapping[str, str]) -> dict[str, str]:
         raise ConfigurationError(
             "KAFKA_BOOTSTRAP_SERVERS is not set: give host:port of one or more Kafka brokers"
         )
-    return config
+    # Where brokers create topics by themselves (auto.create.topics.enable, Kafka's default), an
+    # AdminClient that asks for one by name makes it, and so does a Producer that writes to it: with
+    # one copy and the defaults of the broker. A Consumer does not, unless told to.
+    return {**config, "allow.auto.create.topics": "false"}
 
 
 def _key(variable: str) -> str:
@@ -149,12 +155,23 @@ class ClientLog:
         log.debug("librdkafka", level=level, line=message % arguments if arguments else message)
 
 
+class Retention(msgspec.Struct, frozen=True, kw_only=True):
+    """How long a topic must be kept at least, what for, and which `--set` says so."""
+
+    least_ms: int
+    purpose: str
+    setting: str
+
+
 class TopicNeeds(msgspec.Struct, frozen=True, kw_only=True):
     """What a topic must grant before anything rests on it."""
 
     max_message_bytes: int
     min_insync_replicas: int
     log_append_time: bool = False
+    retention: Retention | None = None
+    beside: str = ""
+    """A topic that must not have more partitions than this one."""
 
 
 class ClusterUnreachable(Exception):  # noqa: N818 - a state that passes, not an error
@@ -189,24 +206,45 @@ def topic_problem(
             raise ClusterUnreachable(error.args[0].str()) from error
         except TimeoutError as error:
             raise ClusterUnreachable("no answer in time") from error
-        problem = _problem(resource.name, needs[resource.name], entries) or _too_few_copies(
-            admin, resource.name, needs[resource.name].min_insync_replicas, timeout
+        needed = needs[resource.name]
+        problem = _problem(resource.name, needed, entries) or _too_few(
+            admin, resource.name, needed, timeout
         )
         if problem is not None:
-            return f"{problem}; mend it with `python -m deploy topics apply`"
+            return f"{problem}; mend it with `{_APPLY}`"
+        problem = _deleted_too_early(resource.name, needed.retention, entries)
+        if problem is not None:
+            return problem
     return None
 
 
-def _too_few_copies(admin: AdminClient, topic: str, copies: int, timeout: float) -> str | None:
+def _too_few(admin: AdminClient, topic: str, needs: TopicNeeds, timeout: float) -> str | None:
     """Kafka 4 takes min.insync.replicas as at most the number of replicas there are (KIP-966)."""
+    partitions = _replicas(admin, topic, timeout)
+    held, copies = min(partitions, default=0), needs.min_insync_replicas
+    if held < copies:
+        return f"{topic} has {held} replica(s), it needs {copies}"
+    if needs.beside:
+        least = len(_replicas(admin, needs.beside, timeout))
+        if len(partitions) < least:
+            return (
+                f"{topic} has {len(partitions)} partition(s) and {needs.beside} has {least}, "
+                "which must be the same number"
+            )
+    return None
+
+
+def _replicas(admin: AdminClient, topic: str, timeout: float) -> list[int]:
+    """Count the replicas of each partition."""
     try:
-        partitions = admin.list_topics(topic, timeout=timeout).topics[topic].partitions.values()
+        found = admin.list_topics(topic, timeout=timeout).topics[topic].partitions.values()
     except KafkaException as error:
         raise ClusterUnreachable(error.args[0].str()) from error
-    held = min((len(partition.replicas) for partition in partitions), default=0)
-    return f"{topic} has {held} replica(s), it needs {copies}" if held < copies else None
+    return [len(partition.replicas) for partition in found]
 
 
+_APPLY = "python -m deploy topics apply"
+_DAY_MS = 86_400_000
 _MAY_NOT: Sequence[int] = (
     KafkaError.TOPIC_AUTHORIZATION_FAILED,
     KafkaError.CLUSTER_AUTHORIZATION_FAILED,
@@ -232,6 +270,28 @@ def _problem(topic: str, needs: TopicNeeds, entries: Mapping[str, object]) -> st
     kind = getattr(entries["message.timestamp.type"], "value", "")
     if needs.log_append_time and kind != "LogAppendTime":
         return f"{topic} has message.timestamp.type={kind}; lag in seconds needs LogAppendTime"
+    return None
+
+
+def _deleted_too_early(
+    topic: str, retention: Retention | None, entries: Mapping[str, object]
+) -> str | None:
+    if retention is None:
+        return None
+    kept = int(getattr(entries["retention.ms"], "value", 0))
+    if 0 <= kept < retention.least_ms:
+        return (
+            f"{topic} is kept for {kept / _DAY_MS:g} days (retention.ms={kept}), and "
+            f"{retention.purpose} needs {retention.least_ms / _DAY_MS:g}; mend it with "
+            f"`{_APPLY} --set {retention.setting}={retention.least_ms}`"
+        )
+    size = int(getattr(entries["retention.bytes"], "value", -1))
+    if size >= 0:
+        return (
+            f"{topic} has retention.bytes={size}, by which it can be deleted before the "
+            f"{retention.least_ms / _DAY_MS:g} days that {retention.purpose} needs; mend it with "
+            f"`{_APPLY}`"
+        )
     return None
 
 

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from consumers import evidence, passport
 from consumers.audit import Evidence, Retention, Where, audit, edges, report_lines
 from consumers.codec import encoder, single_object_prefix
+from consumers.dedup import First
 from consumers.failures import Failure, dead_letter
-from consumers.ledger import Page, page_output, read_entry
+from consumers.ledger import Page, page_outputs, read_entry
 from consumers.origin import Origin
 from consumers.passport import Passport
 from consumers.records import Record
@@ -45,8 +46,14 @@ REVISION = 3
 class History:
     """What one partition's raw records became, as a correct consumer writes it."""
 
-    def __init__(self, fates="", *, pages=(), partition=0, delivery="at-least-once", seed=0):
-        """`fates` holds a code for every offset; `pages` are the lengths of pages, repeated."""
+    def __init__(
+        self, fates="", *, pages=(), partition=0, delivery="at-least-once", seed=0, mixed=False
+    ):
+        """`fates` holds a code for every offset; `pages` are the lengths of pages, repeated.
+
+        With `mixed`, not only duplicates have events that were not written.
+        """
+        self.mixed = mixed
         self.partition = partition
         self.fates = fates
         self.delivery = delivery
@@ -55,6 +62,8 @@ class History:
         self.replays = set()
         self.events = []
         self.letters = []
+        self.firsts = {}
+        """For each record, the events that were not written: where they stand, and their ids."""
         self.pages = []
         self.under_way = []
         lengths = list(pages) or [4]
@@ -66,7 +75,7 @@ class History:
 
     def page(self, start, stop, revision=REVISION, ids=None):
         """Do the records from `start` to `stop` (from 0) and enter their page."""
-        page = Page(first_offset=START + start, next_offset=START + start, delivery=self.delivery)
+        page = Page(first_offset=START + start, next_offset=START + start)
         for at in range(start, stop):
             code, offset = self.fates[at], START + at
             if code == "-":
@@ -78,9 +87,35 @@ class History:
                 self.events.append(Origin(event_id, self.partition, offset, item, revision))
             if code in "lb":
                 self.letters.append(offset)
-            page.add(offset, code, written, int(code == "d"), int(code in "lb"))
+            firsts = self.seen_before(offset, code)
+            page.add(
+                offset, code, written, [one for one, _ in firsts], int(code in "lb"),
+                [one for _, one in firsts],
+            )  # fmt: skip
         page.skip_to(START + stop)
-        self.pages.append(page.entry(self.partition, revision))
+        self.pages += page.entries(self.partition, revision, self.delivery)
+
+    def seen_before(self, offset, code):
+        """Let events of a record stand for an earlier one, or before everything here."""
+        if offset not in self.firsts:
+            also = self.mixed and code in "ebl" and self.random.random() < 0.25
+            count = int(code == "d" or also)
+            first = self.random.choice([*self.events[-4:], None])
+            if first is None:
+                first = Origin(self.random.randbytes(16), self.partition, START - 9, 0, REVISION)
+            stands = First(first.partition, first.offset, received_at=0, revision=1)
+            self.firsts[offset] = [(stands, first.event_id)] * count
+        return self.firsts[offset]
+
+    def unfounded(self):
+        """The offsets whose events stand nowhere, though they should."""
+        there = {(one.partition, one.offset, one.event_id) for one in self.events}
+        return [
+            offset
+            for offset, firsts in sorted(self.firsts.items())
+            for one, event_id in firsts
+            if one.offset >= START and (one.partition, one.offset, event_id) not in there
+        ]
 
     @property
     def end(self):
@@ -104,13 +139,16 @@ class History:
 
 
 def named(report, *names):
-    """The checks that found something, with the offsets they name: name -> offsets."""
+    """The checks that found something, with the offsets they name: name -> offsets.
+
+    What is never checked, and what is before the range, only if it is asked for.
+    """
     return {
         check.name: [
             offset for where in check.where for offset in range(where.first, where.last + 1)
         ]
         for check in report.checks
-        if check.count and (not names or check.name in names)
+        if check.count and check.name in (names or {check.name} - {"ignored", "not checked"})
     }
 
 
@@ -118,7 +156,7 @@ def failed(report):
     return {check.name for check in report.checks if check.verdict == "fail"}
 
 
-FATES = st.text("eeeebdil-", min_size=1, max_size=40)
+FATES = st.text("eeeebddil-", min_size=1, max_size=40).filter(lambda fates: fates.strip("-"))
 PAGES = st.lists(st.integers(1, 9), min_size=1, max_size=5)
 DELIVERIES = st.sampled_from(["at-least-once", "exactly-once"])
 
@@ -126,12 +164,12 @@ DELIVERIES = st.sampled_from(["at-least-once", "exactly-once"])
 @given(FATES, PAGES, DELIVERIES)
 def test_a_correct_history_is_proven(fates, pages, delivery):
     """Whatever the fates and wherever the pages end; no check has anything to tell."""
-    report = History(fates, pages=pages, delivery=delivery).audit()
+    report = History(fates, pages=pages, delivery=delivery, mixed=True).audit()
     assert report.proven
     assert named(report) == {}
     (proof,) = report.partitions
     assert proof.records == sum(proof.fates.values()) == len(fates.replace("-", ""))
-    assert report.verdict.startswith("Proven: " if proof.records else "Nothing to prove: ")
+    assert report.verdict.startswith("Proven: ")
 
 
 @given(st.data())
@@ -179,11 +217,13 @@ WITH_EVENTS = FATES.filter(lambda text: "e" in text or "b" in text)
 @given(st.data())
 def test_a_dropped_event_is_named(data):
     """By its record where it was the record's only one, else by its page."""
-    history = History(data.draw(WITH_EVENTS), pages=data.draw(PAGES))
+    history = History(data.draw(WITH_EVENTS), pages=data.draw(PAGES), mixed=True)
     gone = data.draw(st.sampled_from(history.events))
     history.events.remove(gone)
     report = history.audit()
     expected = {"sums": _page_of(history, gone.offset)}
+    if unfounded := history.unfounded():
+        expected["duplicates"] = unfounded
     if all(one.offset != gone.offset for one in history.events):
         expected["events"] = [gone.offset]
     assert named(report) == expected
@@ -193,14 +233,17 @@ def test_a_dropped_event_is_named(data):
 @given(st.data())
 def test_an_altered_event_is_named(data):
     """Another id, however it came about, does not add up: its page is named."""
-    history = History(data.draw(WITH_EVENTS), pages=data.draw(PAGES))
+    history = History(data.draw(WITH_EVENTS), pages=data.draw(PAGES), mixed=True)
     at = data.draw(st.integers(0, len(history.events) - 1))
     bit = data.draw(st.integers(0, 127))
     event = history.events[at]
     number = int.from_bytes(event.event_id, "big") ^ (1 << bit)
     history.events[at] = event._replace(event_id=number.to_bytes(16, "big"))
     report = history.audit()
-    assert named(report) == {"sums": _page_of(history, event.offset)}
+    expected = {"sums": _page_of(history, event.offset)}
+    if bit < 32 and (unfounded := history.unfounded()):  # pages name the end of an id
+        expected["duplicates"] = unfounded
+    assert named(report) == expected
     assert not report.proven
 
 
@@ -217,6 +260,7 @@ def test_an_event_moved_to_another_record_is_named(data):
     history.events[at] = event._replace(offset=there, item=9)
     report = history.audit()
     found = named(report)
+    assert found.get("duplicates", []) == history.unfounded()
     alone = all(one.offset != event.offset for one in history.events)
     assert found.get("events", []) == ([event.offset] if alone else [])
     emitting = history.fates[there - START] in "eb"
@@ -321,8 +365,8 @@ def test_a_page_of_an_attempt_that_died_is_not_believed(data):
     """At least once, a page may be stored though its events are not; the last page counts."""
     history = History(data.draw(WITH_EVENTS), pages=[100])
     wrong = Page(first_offset=START, next_offset=START)
-    wrong.add(START, "e", [uuid.uuid4().bytes], 0, 0)
-    history.pages.insert(0, wrong.entry(0, REVISION))
+    wrong.add(START, "e", [uuid.uuid4().bytes], (), 0)
+    history.pages[:0] = wrong.entries(0, REVISION, "at-least-once")
     report = history.audit()
     assert named(report) == {"one fate": [START]}
     assert report.proven
@@ -360,9 +404,9 @@ def _doubled(delivery="at-least-once", partition=1, **changes):
     second.events = [one for one in second.events if one not in old]
     fresh = Origin(same, partition, START + 1, 0, REVISION)._replace(**changes)
     second.events.append(fresh)
-    page = Page(first_offset=START + 1, next_offset=START + 1, delivery=delivery)
-    page.add(START + 1, "e", [same], 0, 0)
-    second.pages[1] = page.entry(partition, fresh.revision)
+    page = Page(first_offset=START + 1, next_offset=START + 1)
+    page.add(START + 1, "e", [same], (), 0)
+    second.pages[1:2] = page.entries(partition, fresh.revision, delivery)
     return first, second
 
 
@@ -420,8 +464,8 @@ def test_two_equal_items_of_one_record_are_two_events():
     history = History("e")
     history.events = [Origin(b"i" * 16, 0, START, item, REVISION) for item in (0, 1)]
     page = Page(first_offset=START, next_offset=START)
-    page.add(START, "e", [b"i" * 16, b"i" * 16], 0, 0)
-    history.pages = [page.entry(0, REVISION)]
+    page.add(START, "e", [b"i" * 16, b"i" * 16], (), 0)
+    history.pages = list(page.entries(0, REVISION, "at-least-once"))
     assert named(history.audit()) == {}
 
 
@@ -437,6 +481,133 @@ def test_one_record_that_says_a_thing_twice_is_not_doubled():
     alone = History("id")
     alone.events = twins
     assert named(alone.audit()) == {"nothing else": [START + 1]}
+
+
+def _pointed_elsewhere(data, history, at, one, event_id):
+    """Another record, that has nothing to do with the event; or another end of its id."""
+    if data.draw(st.booleans()):
+        return one, bytes([event_id[0]] * 15) + bytes([event_id[15] ^ 1])
+    standing = {origin.offset for origin in history.events if origin.event_id == event_id}
+    followed = {
+        offset
+        for offset, firsts in history.firsts.items()
+        if offset != at and any(seen == event_id for _, seen in firsts)
+    }
+    others = set(range(START, at + 1)) - standing - followed
+    return one._replace(offset=data.draw(st.sampled_from(sorted(others)))), event_id
+
+
+WITH_DUPLICATES = FATES.filter(lambda fates: "d" in fates.lstrip("dil-"))
+
+
+@given(st.data())
+def test_a_duplicate_of_nothing_is_named(data):
+    """By its own offset, wherever in the range its page says that its event stands."""
+    history = History(data.draw(WITH_DUPLICATES), pages=[1], mixed=True)
+    offset = data.draw(st.sampled_from([at for at, firsts in history.firsts.items() if firsts]))
+    one, event_id = history.firsts[offset][0]
+    one = one._replace(offset=max(one.offset, START))
+    wrong = _pointed_elsewhere(data, history, offset, one, event_id)
+    history.firsts[offset] = [wrong]
+    page = offset - START
+    history.pages.pop(page)
+    events, letters = list(history.events), list(history.letters)
+    history.page(page, page + 1)
+    history.pages.insert(page, history.pages.pop())
+    history.events, history.letters = events, letters
+    report = history.audit()
+    assert named(report) == {"duplicates": [offset]}
+    assert not report.proven
+
+
+def test_a_consumer_that_drops_everything_is_not_proven():
+    """Its pages agree with its topics: only the events that are nowhere tell."""
+    history = History("eeee")
+    history.events = []
+    history.pages = []
+    history.fates = "dddd"
+    somewhere = (First(0, START, received_at=0, revision=1), bytes(16))
+    history.firsts = {START + at: [somewhere] for at in range(4)}
+    history.page(0, 4)
+    report = history.audit()
+    assert named(report) == {"duplicates": [START, START + 1, START + 2, START + 3]}
+    assert report.verdict == "Not proven: duplicates of events that are not in the output: 4."
+
+
+def _chain(*links, events=(), **options):
+    """Records that each stand for another one, by offset, of one event; START has it or not."""
+    history = History("e" + "d" * len(links))
+    same = b"s" * 16
+    history.events = [Origin(same, 0, START, 0, REVISION)]
+    history.pages = []
+    history.firsts = {
+        START + at: [(First(0, START + link, received_at=0, revision=1), same)]
+        for at, link in enumerate(links, 1)
+    } | {START: []}
+    history.page(0, 1 + len(links))
+    history.events = [Origin(same, 0, START + at, 0, REVISION) for at in events]
+    return history.audit(**options)
+
+
+def test_a_duplicate_of_a_duplicate_is_followed():
+    """A record that was done again may have become one after others stood for it."""
+    report = _chain(0, 1, 2, 3, events=(0,))
+    assert (named(report), report.proven) == ({}, True)
+    report = _chain(0, 1, 2, 3)
+    everything = [START + 1, START + 2, START + 3, START + 4]
+    assert named(report, "duplicates") == {"duplicates": everything}
+    assert named(_chain(1, 2, events=(0,))) == {"duplicates": [START + 1, START + 2]}
+    report = _chain(-1, 1, 2, events=(0,))
+    assert named(report, "duplicates", "not checked") == {"not checked": everything[:3]}
+
+
+def test_without_an_id_any_event_of_the_record_will_do():
+    """A page need not tell the ids; then the record is all that is looked for."""
+    for there, unfounded in ((True, []), (False, [START + 1])):
+        history = History("ed", pages=[1])
+        page = Page(first_offset=START + 1, next_offset=START + 1)
+        page.add(START + 1, "d", [], [First(0, START, received_at=0, revision=1)], 0)
+        history.pages[1:] = page.entries(0, REVISION, "at-least-once")
+        if not there:
+            history.events = []
+        assert named(history.audit(), "duplicates").get("duplicates", []) == unfounded
+
+
+def test_duplicates_of_each_other_are_named():
+    """Following them ends, and finds nothing."""
+    circle = [History("d", partition=partition) for partition in (0, 1)]
+    for one in circle:
+        there = First(1 - one.partition, START, received_at=0, revision=1)
+        one.firsts, one.pages = {START: [(there, b"s" * 16)]}, []
+        one.page(0, 1)
+    report = _audit(circle)
+    (check,) = [one for one in report.checks if one.name == "duplicates"]
+    assert check.where == (Where(0, START, START), Where(1, START, START))
+    assert not report.proven
+
+
+def test_what_was_not_checked_is_said_and_not_called_good():
+    """An event before the range, in another partition, or so old that it may be deleted."""
+    before = _chain(-1, 0, events=(0,))
+    (note,) = [one for one in before.checks if one.name == "not checked"]
+    assert (note.verdict, note.count) == ("note", 1)
+    assert note.where == (Where(0, START + 1, START + 1),)
+    assert "duplicates" not in {one.name for one in before.checks}
+    assert before.proven
+    assert before.verdict.endswith("says, but for 1 duplicates that were not checked.")
+    old = _chain(0, 1, retention=Retention(events=TIME + START + 1))
+    assert named(old, "duplicates", "not checked") == {"not checked": [START + 1, START + 2]}
+    gone = _chain(0, retention=Retention(events=TIME + START))
+    assert named(gone, "duplicates") == {"duplicates": [START + 1]}
+
+
+def test_the_mapping_is_taken_at_its_word():
+    """What it ignores could have meant something; how much that is, stands there."""
+    report = History("eiie").audit()
+    (check,) = [one for one in report.checks if one.name == "ignored"]
+    assert (check.verdict, check.text) == ("note", "ignored: 2, by the mapping's word")
+    assert any(line.endswith("ignored: 2, by the mapping's word") for line in report_lines(report))
+    assert "ignored" not in {one.name for one in History("ee").audit().checks}
 
 
 def test_an_event_of_no_record_and_no_page_is_named():
@@ -482,10 +653,13 @@ def test_a_record_of_the_ledger_that_is_no_page_is_named():
 
 
 def test_nothing_is_proven_of_nothing():
-    """A group that committed nothing is no failure, and no proof."""
-    report = audit("raw.p", "normalize.p", [Evidence(0, 5, 5, 5)])
-    assert report.proven
-    assert report.verdict.startswith("Nothing to prove: normalize.p has committed no record")
+    """A range without a record is no proof, whatever else is there: a wrong one is noticed."""
+    for nothing in (Evidence(0, 5, 5, 5), History("--").evidence()):
+        report = audit("raw.p", "normalize.p", [nothing])
+        assert not report.proven
+        assert failed(report) == set()
+        assert report.verdict.startswith("Nothing is proven: normalize.p has committed no record")
+    assert audit("raw.p", "normalize.p", [Evidence(1, 5, 5, 5), History("e").evidence()]).proven
 
 
 def _pages(*ends):
@@ -493,7 +667,7 @@ def _pages(*ends):
     for first, end in ends:
         page = Page(first_offset=first, next_offset=first)
         page.skip_to(end)
-        found.append(page.entry(0, REVISION))
+        found += page.entries(0, REVISION, "at-least-once")
     return found
 
 
@@ -563,6 +737,7 @@ class Topics:
             self.consumers = Producer({**self.config, "transactional.id": f"{made.prefix}x"})
             self.consumers.init_transactions()
         self.next_offsets = {}
+        self.last = None, None
 
     def send(self, partition, count, headers=()):
         """Write raw records; give their offsets."""
@@ -573,9 +748,12 @@ class Topics:
         self.next_offsets[partition] = first + count
         return range(first, first + count)
 
-    def handle(self, partition, offsets, codes="e", *, ids=None, commit=True, forget=""):
-        """Do records as a consumer would, one page; `forget` names what is not written."""
-        page = Page(first_offset=offsets[0], next_offset=offsets[0], delivery=self.delivery)
+    def handle(self, partition, offsets, codes="e", *, ids=None, commit=True, forget="", of=None):
+        """Do records as a consumer would, one page; `forget` names what is not written.
+
+        `of` is the record and the event that duplicates are said to stand for, else the last one.
+        """
+        page = Page(first_offset=offsets[0], next_offset=offsets[0])
         if self.transactional:
             self.consumers.begin_transaction()
         for at, offset in enumerate(offsets):
@@ -591,6 +769,7 @@ class Topics:
                 )  # fmt: skip
                 if "event" not in forget:
                     self.consumers.produce(output_topic(self.prefix), value, key=event_id)
+                    self.last = (First(partition, offset, received_at=0, revision=1), event_id)
             if code in "lb" and "letter" not in forget:
                 record = Record(
                     topic=self.raw, partition=partition, offset=offset, timestamp=0, key=None,
@@ -598,10 +777,13 @@ class Topics:
                 )  # fmt: skip
                 letter = dead_letter(record, Failure("bug"), dead_topic("veriff", self.prefix), 1)
                 self.consumers.produce(letter.topic, letter.value, headers=letter.headers)
-            page.add(offset, code, written, int(code == "d"), int(code in "lb"))
+            first, seen = of or self.last
+            dropped = [seen] if code == "d" else []
+            page.add(offset, code, written, [first] * len(dropped), int(code in "lb"), dropped)
         if "page" not in forget:
-            output = page_output(page, ledger_topic("veriff", self.prefix), partition, 1)
-            self.consumers.produce(output.topic, output.value, partition=partition)
+            ledger = ledger_topic("veriff", self.prefix)
+            for output in page_outputs(page, ledger, partition, 1, self.delivery):
+                self.consumers.produce(output.topic, output.value, partition=partition)
         if self.transactional:
             self.consumers.commit_transaction()
         self.consumers.flush()
@@ -691,6 +873,21 @@ def test_an_audit_names_what_was_not_written(written, forget, expected):
     assert failed(report) == expected
     offsets = {"event": [4], "letter": [5], "page": [4, 5]}[forget]
     assert named(report)[min(expected)] == offsets
+
+
+@pytest.mark.kafka
+def test_an_audit_looks_for_the_event_of_each_duplicate(written):
+    """Where the page says it stands: there it is, it never was, or it is out of the range."""
+    written.handle(0, written.send(0, 4))
+    there = written.last
+    written.handle(1, written.send(1, 4), "d", of=there)
+    assert named(written.report()) == {}
+    part = written.report(Wanted(offsets={1: (0, 3)}))
+    assert named(part, "not checked") == {"not checked": [0, 1, 2, 3]}
+    assert (part.proven, failed(part)) == (True, set())
+    written.handle(1, written.send(1, 2), "d", of=(there[0], bytes(16)))
+    report = written.report()
+    assert (named(report), report.proven) == ({"duplicates": [4, 5]}, False)
 
 
 @pytest.mark.kafka
@@ -789,10 +986,10 @@ def test_an_audit_tells_what_cannot_be_read(written):
 
 @pytest.mark.kafka
 def test_the_audit_command_exits_by_its_verdict(written):
-    """0 and a sentence when proven; 1 and the offsets when not; --json holds everything."""
+    """0 and a sentence when proven; 1 when not, with the offsets; --json holds everything."""
     code, out, _ = consumers("audit", "veriff", **written.environ)
-    assert code == 0
-    assert out.splitlines()[-1].startswith("Nothing to prove: ")
+    assert code == 1
+    assert out.splitlines()[-1].startswith("Nothing is proven: ")
     written.handle(0, written.send(0, 4))
     code, out, err = consumers("audit", "veriff", **written.environ)
     assert (code, out.splitlines()[-1].split(":")[0]) == (0, "Proven")

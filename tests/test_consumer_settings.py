@@ -1,13 +1,19 @@
 """A consumer's environment: how it delivers, what it remembers and for how long."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
+from consumers.run import resumed
 from consumers.settings import load_settings
-from gateway.process import ConfigurationError
+from gateway.process import Address, Admin, ConfigurationError, Readiness
 from tests.conftest import EVENT_KEY, SUBJECT_KEY
 
+ROOT = Path(__file__).resolve().parent.parent
 LEAST = {
     "KAFKA_BOOTSTRAP_SERVERS": "localhost:1",
     "EVENT_KEY": EVENT_KEY,
@@ -50,9 +56,32 @@ def test_slot_0_is_a_slot():
     assert loaded(delivery="exactly-once", slot=0).slot == 0
 
 
-def test_a_slot_means_nothing_at_least_once():
+def test_a_slot_of_the_environment_means_nothing_at_least_once():
     """It may stand in an environment that several processes share."""
     assert loaded(CONSUMER_SLOT="3").slot is None
+
+
+def run(**environ: str) -> subprocess.CompletedProcess[str]:
+    """A consumer that is told its slot, as a person starts it."""
+    kept = {name: text for name, text in os.environ.items() if not name.startswith("CONSUMER_")}
+    return subprocess.run(
+        [sys.executable, "-m", "consumers", "run", "veriff", "--slot", "0"],
+        cwd=ROOT,
+        env={**kept, **LEAST, **environ},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("environ", [{}, {"CONSUMER_DELIVERY": "at-least-once"}])
+def test_a_slot_that_is_given_demands_exactly_once(environ):
+    """Who forgot the delivery mode would believe that he has it: one sentence, exit code 2."""
+    done = run(**environ)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "--slot 0 is given and delivery is at-least-once" in done.stderr
+    assert "give --delivery exactly-once too" in done.stderr
 
 
 def test_state_and_windows_are_read():
@@ -69,7 +98,12 @@ def test_state_and_windows_are_read():
 @pytest.mark.parametrize(
     ("environ", "sentence"),
     [
-        ({"CONSUMER_DELIVERY": "once"}, "'once'; it should be at-least-once or exactly-once"),
+        (
+            {"CONSUMER_DELIVERY": "once"},
+            "CONSUMER_DELIVERY is 'once'; it should be at-least-once or exactly-once",
+        ),
+        ({"CONSUMER_DELIVERY": "exactly-once", "delivery": "twice"}, "--delivery is 'twice'"),
+        ({"delivery": "at-least-once", "slot": 3}, "a slot belongs to exactly-once"),
         ({"delivery": "exactly-once"}, "needs a slot"),
         ({"delivery": "exactly-once", "CONSUMER_SLOT": "a"}, "CONSUMER_SLOT is 'a'"),
         ({"delivery": "exactly-once", "CONSUMER_SLOT": "10000"}, "from 0 to 9999"),
@@ -87,3 +121,19 @@ def test_what_cannot_be_used_is_one_sentence(environ, sentence):
         loaded(**environ)
     assert sentence in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_resume_asks_its_process_directly_whatever_the_environment_says(monkeypatch):
+    """A proxy is for the way out; the admin address is of this machine or this network."""
+    admin = Admin(
+        Address("127.0.0.1", 0), CollectorRegistry(), Readiness(), {"/resume/veriff": lambda: "yes"}
+    )
+    admin.start()
+    try:
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, "http://127.0.0.1:1")
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        assert resumed("veriff", admin.address) == "yes"
+    finally:
+        admin.close()

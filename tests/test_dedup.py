@@ -97,6 +97,13 @@ def test_foreign_bytes_are_refused_by_name(value):
     assert value[:2] == b"s1"
 
 
+def test_no_topic_has_no_partitions():
+    """A count of 0 would be divided by."""
+    (value,) = pack({b"i" * 16: FIRST}, revision=4, partitions=12)
+    with pytest.raises(SeenFormatError):
+        unpack(value[:2] + bytes(2) + value[4:], 3)
+
+
 @pytest.mark.parametrize("cut", [0, 1, 7, 9, 35])
 def test_a_cut_record_is_refused(cut):
     """Half an entry is no entry."""

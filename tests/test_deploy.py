@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -21,7 +22,14 @@ from deploy import environment as environment_module
 from deploy import kafka as kafka_module
 from deploy import local
 from deploy.child import CannotRun, Child, free_port, port_or_free, telling_line
-from deploy.endpoints import ENDPOINTS, DemoEndpoint, endpoint_for, write_private
+from deploy.endpoints import (
+    ENDPOINTS,
+    DemoEndpoint,
+    endpoint_for,
+    make_endpoint,
+    write_endpoints,
+    write_private,
+)
 from deploy.environment import CannotPrepare, Environment, requirements, stamp
 from deploy.kafka import Jars, Kafka, temporary_kafka
 from deploy.topics import (
@@ -35,12 +43,15 @@ from deploy.topics import (
     wanted_topics,
 )
 from gateway.delivery import DEAD_MESSAGE_BYTES, OUTPUT_MESSAGE_BYTES, RAW_MESSAGE_BYTES
+from gateway.kafka import Retention, TopicNeeds, topic_problem
 from gateway.process import ConfigurationError
 from gateway.providers import PROVIDERS
 from gateway.send import fixture, fixtures, post, signed
+from tests.conftest import EVENT_KEY, SUBJECT_KEY
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 60.0
+DAY = 86_400_000
 
 
 def until(holds, what: str):
@@ -380,7 +391,36 @@ def test_topics_file_keeps_the_promises():
     assert dead.config["retention.ms"] == raw.config["retention.ms"]
 
 
-DAY = 86_400_000
+@pytest.mark.parametrize(
+    ("tables", "overrides", "kept"),
+    [
+        ("", [], {"veriff": 14, "plexy": 14}),
+        ("", ["raw.retention.ms=259200000"], {"veriff": 3, "plexy": 3}),
+        ("", ["raw.retention.ms=1728000000"], {"veriff": 20, "plexy": 20}),
+        ("provider.veriff.raw", [], {"veriff": 5, "plexy": 14}),
+        ("provider.veriff.dlq", [], {"veriff": 5, "plexy": 14}),
+        ("provider.veriff.dlq", ["raw.retention.ms=259200000"], {"veriff": 5, "plexy": 3}),
+        ("", ["dlq.retention.ms=86400000"], {"veriff": 1, "plexy": 1}),
+        ("provider.veriff.dlq", ["dlq.retention.ms=86400000"], {"veriff": 1, "plexy": 1}),
+    ],
+)
+def test_dead_letters_are_kept_as_long_as_the_raw_topic(tmp_path, tables, overrides, kept):
+    """Wherever that is said; not longer, as they hold its personal data, unless it is asked for."""
+    file = tmp_path / "topics.toml"
+    table = f'\n[{tables}.config]\n"retention.ms" = {5 * DAY}\n' if tables else ""
+    file.write_text(TOPICS_FILE.read_text() + table)
+    wanted = wanted_topics(["veriff", "plexy"], "", file=file, overrides=overrides)
+    found = {topic.name: topic.config["retention.ms"] for topic in wanted}
+    assert {name: int(found[f"dlq.{name}"]) / DAY for name in kept} == kept
+
+
+def test_dead_letters_of_a_file_can_be_kept_for_another_time(tmp_path):
+    """What the file says of the dead topic's own retention wins, too."""
+    file = tmp_path / "topics.toml"
+    table = "[dlq.config]\n"
+    file.write_text(TOPICS_FILE.read_text().replace(table, f'{table}"retention.ms" = 7\n'))
+    wanted = wanted_topics(["veriff"], "", file=file, overrides=["raw.retention.ms=9"])
+    assert {topic.name: topic.config["retention.ms"] for topic in wanted}["dlq.veriff"] == "7"
 
 
 def test_topics_beside_a_raw_topic_are_partitioned_and_kept_with_it():
@@ -451,6 +491,12 @@ def test_seen_is_kept_longer_for_a_provider_that_retries_longer(monkeypatch, ret
     """The window is a day longer than the retries, and two days are to spare."""
     monkeypatch.setattr(veriff, "RETRIED_FOR_DAYS", retried)
     assert int(beside()[1].config["retention.ms"]) == kept * DAY
+
+
+@pytest.mark.parametrize(("days", "kept"), [(None, 10), (0, 10), (8, 10), (9, 11), (30, 32)])
+def test_seen_is_kept_longer_where_duplicates_are_told_for_longer(days, kept):
+    """Two days longer than CONSUMER_DEDUP_DAYS, and never shorter than the file says."""
+    assert int(beside(days=days)[1].config["retention.ms"]) == kept * DAY
 
 
 def test_file_from_before_seen_and_ledger_is_told_what_it_lacks(tmp_path):
@@ -668,6 +714,142 @@ def test_topics_are_planned_applied_and_watched_for_drift(kafka):
         "drift.verification.events",
     ]
     assert cluster.existing(["drift.raw.veriff"]) == {}
+
+
+class Granted:
+    """The topics of Veriff on the real Kafka, and what a consumer of them is told at its start."""
+
+    def __init__(self, bootstrap: str, prefix: str, *overrides: str) -> None:
+        self.config = {"bootstrap.servers": bootstrap}
+        self.environ = {"KAFKA_BOOTSTRAP_SERVERS": bootstrap, "TOPIC_PREFIX": prefix}
+        self.cluster = Cluster(self.config)
+        self.overrides = [*single_copy(), "raw.partitions=4", *overrides]
+        self.prefix = prefix
+        self.apply()
+
+    def apply(self, *overrides: str) -> None:
+        """Make the topics what the file and these overrides say."""
+        given = [*self.overrides, *overrides]
+        wanted = wanted_topics(["veriff"], self.prefix, overrides=given)
+        existing = self.cluster.existing([topic.name for topic in wanted])
+        self.cluster.apply(plan(wanted, existing), grow=False, say=lambda _text: None)
+
+    def refusal(self, **environ: str) -> str:
+        """The one sentence of a consumer that does not start."""
+        done = subprocess.run(
+            [sys.executable, "-m", "consumers", "run", "veriff", "--demo"],
+            cwd=ROOT,
+            env={**os.environ, **self.environ, "CONSUMER_SINGLE_COPY": "1"}
+            | {"CONSUMER_ADMIN_LISTEN": f"127.0.0.1:{free_port()}", **environ},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 2, done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stderr.splitlines()[-1]
+
+    def problem(self, needs: TopicNeeds, kind: str = "seen") -> str | None:
+        """What is wrong with one topic."""
+        return topic_problem(self.config, {f"{self.prefix}{kind}.veriff": needs})
+
+
+@pytest.mark.kafka
+def test_a_window_that_seen_is_not_kept_for_is_refused_at_the_start(kafka):
+    """Else a partition that moves would silently remember less: both numbers and the command."""
+    here = Granted(kafka.bootstrap, "kept.")
+    said = here.refusal(CONSUMER_DEDUP_DAYS="30")
+    assert "kept.seen.veriff is kept for 10 days" in said
+    assert "telling duplicates for 30 days (CONSUMER_DEDUP_DAYS) needs 32" in said
+    command = "python -m deploy topics apply --set seen.retention.ms=2764800000"
+    assert f"`{command}`" in said
+
+    def needs(days: int) -> TopicNeeds:
+        kept = Retention(least_ms=days * DAY, purpose="it", setting="seen.retention.ms")
+        return TopicNeeds(max_message_bytes=0, min_insync_replicas=1, retention=kept)
+
+    assert here.problem(needs(10)) is None
+    assert "is kept for 10 days" in here.problem(needs(11))
+    here.apply(command.rpartition(" ")[2])
+    assert here.problem(needs(32)) is None
+    here.apply("seen.retention.ms=-1")
+    assert here.problem(needs(400)) is None
+    here.apply("seen.retention.ms=-1", "seen.retention.bytes=1000000")
+    assert "seen.veriff has retention.bytes=1000000, by which" in here.problem(needs(1))
+    here.cluster.delete("kept.")
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("kind", ["ledger", "seen"])
+def test_fewer_partitions_beside_a_raw_topic_are_refused_at_the_start(kafka, kind):
+    """The books of a partition that is not there could not be written: said before any work."""
+    here = Granted(kafka.bootstrap, f"fewer-{kind}.")
+    here.cluster.apply(
+        [Change("grow", _with_partitions(topic, 8), "")
+         for topic in here.cluster.existing([f"{here.prefix}{one}.veriff" for one in ("raw", "seen", "ledger")]).values()
+         if kind not in topic.name.split(".")],
+        grow=True, say=lambda _text: None,
+    )  # fmt: skip
+    said = here.refusal()
+    assert (
+        f"{here.prefix}{kind}.veriff has 4 partition(s) and {here.prefix}raw.veriff has 8" in said
+    )
+    assert "`python -m deploy topics apply`" in said
+    more = TopicNeeds(
+        max_message_bytes=0, min_insync_replicas=1, beside=f"{here.prefix}{kind}.veriff"
+    )
+    assert here.problem(more, "raw") is None  # those beside grow first
+    here.cluster.delete(here.prefix)
+
+
+def _with_partitions(topic: Topic, partitions: int) -> Topic:
+    return msgspec.structs.replace(topic, partitions=partitions)
+
+
+@pytest.mark.kafka
+def test_looking_for_topics_never_makes_them(tmp_path):
+    """Brokers that create topics by themselves would make them with one copy and their defaults."""
+    with temporary_kafka({"auto.create.topics.enable": "true"}) as node:
+        made = [make_endpoint(one) for one in ENDPOINTS if one.name == "veriff"]
+        environ = {
+            **os.environ,
+            "KAFKA_BOOTSTRAP_SERVERS": node.bootstrap,
+            "TOPIC_PREFIX": "nobody.",
+            "EVENT_KEY": EVENT_KEY,
+            "SUBJECT_KEY": SUBJECT_KEY,
+            "GATEWAY_ENDPOINTS": str(write_endpoints(made, tmp_path)),
+            "GATEWAY_LISTEN": "127.0.0.1:0",
+            "GATEWAY_ADMIN_LISTEN": "127.0.0.1:0",
+            "CONSUMER_ADMIN_LISTEN": "127.0.0.1:0",
+        }
+        commands = [
+            "consumers run veriff",
+            "consumers run veriff --delivery exactly-once --slot 0",
+            "consumers lag veriff",
+            "consumers audit veriff",
+            "consumers replay veriff",
+            "consumers replay veriff --raw --since 1h",
+            "consumers tail",
+            "gateway serve",
+            "gateway verify veriff",
+            "deploy topics plan",
+        ]
+
+        def said(words: str) -> tuple[int, str]:
+            done = subprocess.run(
+                [sys.executable, "-m", *words.split()], cwd=ROOT, env=environ,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                timeout=PATIENCE, check=False,
+            )  # fmt: skip
+            return done.returncode, done.stdout
+
+        with ThreadPoolExecutor(len(commands)) as several:
+            for words, (code, text) in zip(commands, several.map(said, commands), strict=True):
+                assert code in (1, 2), (words, text)
+                assert "nobody." in text, (words, text)
+        known = Cluster({"bootstrap.servers": node.bootstrap}).admin.list_topics(timeout=30).topics
+        assert [name for name in known if name.startswith("nobody.")] == []
 
 
 @pytest.mark.kafka

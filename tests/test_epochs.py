@@ -7,7 +7,7 @@ import pytest
 
 from consumers import passport
 from consumers.dedup import First
-from consumers.ledger import page_output, read_entry
+from consumers.ledger import page_outputs, read_entry
 from consumers.records import Decision, Output
 from consumers.store import MemoryStore
 from consumers.worker import Checkpoint, Interrupted, Settings, Telemetry, Worker
@@ -18,23 +18,16 @@ MANY = Settings(barrier_seconds=0.5, barrier_records=1_000, max_poll_interval=10
 
 
 class Kafka(FakeKafka):
-    """Also remembers what was paused, and where each output went."""
+    """Also remembers where each output went."""
 
     def __init__(self, *script):
         super().__init__(*script)
         self.outputs = []
-        self.paused = set()
 
     def produce(self, output):
         if self.room:
             self.outputs.append(output)
         return super().produce(output)
-
-    def pause(self, partitions):
-        self.paused.update(partitions)
-
-    def resume(self, partitions):
-        self.paused.difference_update(partitions)
 
     def to(self, topic):
         return [output for output in self.outputs if output.topic == topic]
@@ -101,7 +94,7 @@ def by_words(one):
 
 
 def books(partition, page, entries):
-    yield page_output(page, LEDGER, partition[1], revision=7)
+    yield from page_outputs(page, LEDGER, partition[1], 7, "at-least-once")
     if entries:
         names = ",".join(sorted(one.decode().strip() for one in entries)).encode()
         yield Output(topic=SEEN, key=None, value=names, partition=partition[1])
@@ -133,10 +126,24 @@ def test_the_next_epoch_is_decided_while_the_last_is_acknowledged_and_held_back(
     assert [output.key for output in kafka.to(EVENTS)] == [b"1"]
     assert kafka.commits == []
     kafka.acknowledges = True
-    steps(worker, 1)
+    steps(worker, 2)
     assert offsets_of(kafka) == [{P: 1}]
     assert [output.key for output in kafka.to(EVENTS)] == [b"1", b"2"]
     assert [(page.first_offset, page.next_offset) for page in kafka.pages()] == [(0, 1)]
+
+
+def test_the_books_are_written_when_everything_else_is_stored():
+    """Nothing is told to be seen that may yet fail to be written."""
+    kafka = Kafka(assign(P), sends(b"1"), *[[]] * 5)
+    worker = worker_of(kafka)
+    steps(worker, 7)
+    kafka.acknowledges, kafka.pending = False, 1
+    steps(worker, 3)
+    assert kafka.to(LEDGER) == []
+    kafka.acknowledges = True
+    steps(worker, 1)
+    assert len(kafka.to(LEDGER)) == 1
+    assert kafka.commits == []
 
 
 def test_an_epoch_is_not_sealed_before_the_last_commit_is_answered():
@@ -147,6 +154,83 @@ def test_an_epoch_is_not_sealed_before_the_last_commit_is_answered():
     assert offsets_of(kafka) == [{P: 1}]
     steps(worker, 4)
     assert offsets_of(kafka) == [{P: 1}, {P: 2}]
+
+
+def test_a_full_epoch_that_cannot_be_sealed_rests():
+    """While the group does not answer a commit, memory does not grow, and polling goes on."""
+    small = Settings(barrier_seconds=0.5, barrier_records=10, max_poll_interval=10.0)
+    batches = [sends(*[b"1"] * 5, start=5 * number) for number in range(4)]
+    kafka = Kafka(assign(P), *batches, [], [], answered(p=10), [], [])
+    worker = worker_of(kafka, settings=small)
+    steps(worker, 7)
+    assert kafka.paused == {P}
+    assert offsets_of(kafka) == [{P: 10}]
+    polls = kafka.now
+    steps(worker, 1)
+    assert kafka.now > polls
+    steps(worker, 3)
+    assert offsets_of(kafka) == [{P: 10}, {P: 20}]
+    assert kafka.paused == set()
+
+
+def test_an_epoch_is_also_bounded_in_bytes():
+    """Large outputs are not held back by the thousand."""
+    small = Settings(barrier_seconds=60, barrier_bytes=3, max_poll_interval=10.0)
+    kafka = Kafka(assign(P), sends(b"1", b"2", b"3"), [], [])
+    worker = worker_of(kafka, settings=small)
+    steps(worker, 4)
+    assert offsets_of(kafka) == [{P: 3}]
+
+
+def test_commits_that_fail_again_and_again_end_it():
+    """Nothing piles up for hours because the group cannot store offsets."""
+    fails = [lambda it: it.commit_failed("unanswered"), *[[]] * 6] * 20
+    kafka = Kafka(assign(P), sends(b"1"), *[[]] * 6, *fails)
+    worker = worker_of(kafka)
+    with pytest.raises(Interrupted, match="did not store a commit"):
+        steps(worker, 140)
+    assert len(kafka.commits) > 2
+
+
+def test_a_passport_speaks_of_what_is_committed_with_it():
+    """Neither the failures nor the time of records beyond its offset stand in it."""
+    kafka = Kafka(assign(P), broken(3), *[[]] * 5, broken(4, start=3))
+    worker = worker_of(kafka)
+    steps(worker, 7)
+    kafka.acknowledges, kafka.pending = False, 1
+    steps(worker, 1)
+    kafka.acknowledges = True
+    steps(worker, 2)
+    text = kafka.commits[0][P].passport
+    assert offsets_of(kafka)[0] == {P: 3}
+    assert passport.read(text).recent["decision"] == [(0, 3, 3)]
+    assert passport.read(text).last_record_at == 1_002
+
+
+def test_resuming_is_remembered_where_nothing_comes():
+    """The same offset is committed with an empty window, so that the next start forgives too."""
+    kafka = Kafka(lambda it: it.assigned(passed_on()), [], [])
+    worker = worker_of(kafka, forgiving=True)
+    steps(worker, 3)
+    assert offsets_of(kafka) == [{P: 150}]
+    assert passport.read(kafka.commits[0][P].passport).recent == {}
+
+
+def test_a_replayed_record_is_received_when_it_is_replayed():
+    """Its first receipt may be out of every window: further copies would not be known."""
+    kafka, memory = (
+        Kafka(assign(P), [], sends(b"1 replayed"), *[[]] * 7, answered(p=1), []),
+        Memory(),
+    )
+
+    def old(one):
+        decision = by_words(one)
+        changed = {name: getattr(decision, name) for name in decision.__struct_fields__}
+        return Decision(**changed | {"received_at": 0})
+
+    worker = worker_of(kafka, decide=old, seen=memory)
+    steps(worker, 14)
+    assert memory.log[0][1][b"1".rjust(16)].received_at == 1
 
 
 def test_dear_records_are_decided_over_several_steps():
@@ -387,6 +471,25 @@ def test_a_stall_ends_with_the_mapping_a_person_or_the_option(starts, settings, 
     steps(worker, 3)
     assert ages.stalls == []
     assert [output.key for output in kafka.to(EVENTS)] == [b"1"]
+
+
+@pytest.mark.parametrize("minutes", [(10**18, 150, 150), (-1, 150, 150), (0, 1, 150), (0, -1, -1)])
+def test_a_passport_of_somebody_else_does_not_stall_for_ever(minutes):
+    """Minutes that had not come yet, and counts that cannot be, are not believed."""
+    foreign = passed_on(recent={"decision": [minutes]})
+    kafka, ages = Kafka(lambda it: it.assigned(foreign), sends(b"1", start=150)), Ages()
+    worker = worker_of(kafka, telemetry=ages)
+    steps(worker, 3)
+    assert ages.stalls == []
+    assert [output.key for output in kafka.to(EVENTS)] == [b"1"]
+
+
+def test_a_commit_under_way_is_asked_for_again_before_partitions_go():
+    """It may be refused once they are gone, and a clean hand-over redoes nothing."""
+    kafka = Kafka(assign(P), sends(b"1"), *[[]] * 6, lambda it: it.revoked([P]))
+    worker = worker_of(kafka)
+    steps(worker, 9)
+    assert offsets_of(kafka) == [{P: 1}, {P: 1}]
 
 
 def test_an_operator_can_end_an_incarnation():

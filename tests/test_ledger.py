@@ -2,91 +2,184 @@
 
 import json
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers import passport
+from consumers import ledger, passport
 from consumers.codec import confluent_prefix, encoder, schema_text, single_object_prefix
+from consumers.dedup import First
 from consumers.event import VerificationEvent
-from consumers.ledger import LedgerFormatError, Page, modular, page_output, read_entry, sum_of
+from consumers.ledger import (
+    MOST_DUPLICATES,
+    MOST_RECORDS,
+    Duplicate,
+    LedgerFormatError,
+    Page,
+    modular,
+    page_outputs,
+    read_entry,
+    sum_of,
+)
 from consumers.origin import Origin, origin_reader
 from consumers.passport import Passport
+from gateway.delivery import BOOKS_MESSAGE_BYTES
 
 IDS = st.binary(min_size=16, max_size=16)
 
 
+AT_LEAST_ONCE = "at-least-once"
+
+
+def stands_at(partition, offset):
+    """Where an event was written; a page tells nothing of when, and under which mapping."""
+    return First(partition, offset, received_at=0, revision=1)
+
+
+def entries_of(page, partition=0, revision=1):
+    """The page's records of the ledger, read again."""
+    outputs = page_outputs(page, "ledger.p", partition, revision, AT_LEAST_ONCE)
+    assert {(one.topic, one.partition, one.key) for one in outputs} == {
+        ("ledger.p", partition, None)
+    }
+    return [read_entry(one.value, partition) for one in outputs]
+
+
 @st.composite
 def entered(draw):
-    """A page and the fates that were entered into it: offset -> code, and the ids written."""
+    """A page of partition 5 and what was entered: fates by offset, ids written, duplicates."""
     first = draw(st.integers(0, 2**40))
     page = Page(first_offset=first, next_offset=first)
-    offset, fates, written, duplicates, letters = first, {}, [], 0, 0
+    offset, fates, written, duplicates, letters = first, {}, {}, [], 0
     for code in draw(st.text("ebdil-", min_size=1, max_size=60)):
         if code != "-":
             ids = draw(st.lists(IDS, min_size=1, max_size=3)) if code in "eb" else []
-            twice = draw(st.integers(0, 2)) + (code == "d")
-            page.add(offset, code, ids, twice, int(code in "lb"))
+            seen = []
+            if code != "i":
+                earlier = st.builds(stands_at, st.integers(0, 9), st.integers(0, offset))
+                seen = draw(st.lists(earlier, min_size=int(code == "d"), max_size=2))
+            dropped = draw(st.just([]) | st.lists(IDS, min_size=len(seen), max_size=len(seen)))
+            page.add(offset, code, ids, seen, int(code in "lb"), dropped)
             fates[offset] = code
-            written += ids
-            duplicates += twice
+            written[offset] = ids
+            tails = [one[-4:].hex() for one in dropped] or [""] * len(seen)
+            duplicates += [
+                Duplicate(offset, one.partition, one.offset, tail)
+                for one, tail in zip(seen, tails, strict=True)
+            ]
             letters += code in "lb"
         offset += 1
     page.skip_to(offset)
     return page, first, offset, fates, written, duplicates, letters
 
 
-@given(entered())
-def test_a_page_comes_back_as_it_was_entered(made):
-    """Every offset with its fate, the counts, and the sum of the ids that were written."""
+@given(entered(), st.integers(1, 9), st.integers(1, 4))
+def test_a_page_comes_back_as_it_was_entered(made, most_records, most_duplicates):
+    """Every offset with its fate, the counts, the sum of what was written, and each duplicate.
+
+    Where that is too much for one record of the ledger, each of several tells of its own offsets.
+    """
     page, first, end, fates, written, duplicates, letters = made
-    entry = read_entry(page_output(page, "ledger.p", 5, 7).value, 5)
-    assert (entry.first_offset, entry.next_offset, entry.revision) == (first, end, 7)
-    codes = "".join(length * code for length, code in entry.runs())
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(ledger, "MOST_RECORDS", most_records)
+        patched.setattr(ledger, "MOST_DUPLICATES", most_duplicates)
+        entries = entries_of(page, 5, 7)
+    at, codes, firsts = first, "", []
+    for entry in entries:
+        assert (entry.first_offset, entry.revision) == (at, 7)
+        own = range(entry.first_offset, entry.next_offset)
+        assert sum(offset in fates for offset in own) <= most_records
+        told = list(entry.firsts())
+        assert len(told) <= most_duplicates or len({one.offset for one in told}) == 1
+        ids = [one for offset in own for one in written.get(offset, [])]
+        assert (entry.events, entry.event_sum) == (len(ids), sum_of(ids))
+        codes += "".join(length * code for length, code in entry.runs())
+        firsts += told
+        at = entry.next_offset
+    assert at == end
     assert codes == "".join(fates.get(offset, "-") for offset in range(first, end))
-    assert entry.events == page.events == len(written)
-    assert (entry.duplicates, entry.letters) == (duplicates, letters)
-    assert entry.event_sum == sum(int.from_bytes(one, "big") for one in written) % 2**128
+    assert firsts == duplicates
+    assert sum(entry.duplicates for entry in entries) == len(duplicates)
+    assert sum(entry.letters for entry in entries) == letters
 
 
 def test_a_page_is_a_line_that_a_person_reads():
     """Compact JSON on the raw partition's own number; the sum as text, which no tool rounds."""
-    page = Page(first_offset=1200, next_offset=1200, delivery="exactly-once")
+    page = Page(first_offset=1200, next_offset=1200)
     for offset in range(1200, 1320):
-        page.add(offset, "e", [b"\x01" * 16], 0, 0)
+        page.add(offset, "e", [b"\x01" * 16], (), 0)
     for offset in range(1320, 1323):
-        page.add(offset, "d", [], 1, 0)
-    page.add(1323, "l", [], 0, 1)
-    output = page_output(page, "ledger.p", 3, 2)
+        page.add(
+            offset, "d", [], [stands_at(3, offset - 100)], 0, [bytes(12) + b"\x01\x02\x03\xff"]
+        )
+    page.add(1323, "l", [], [stands_at(0, 77), stands_at(3, 1323)], 1)
+    (output,) = page_outputs(page, "ledger.p", 3, 2, "exactly-once")
     assert (output.topic, output.partition, output.key) == ("ledger.p", 3, None)
-    assert output.value.count(b"\n") == output.value.count(b" ") == 0
+    assert output.value.count(b"\n") == 0
     assert json.loads(output.value) == {
         "v": 1, "partition": 3, "from": 1200, "to": 1324, "fates": "120e3d1l", "events": 120,
-        "duplicates": 3, "letters": 1, "sum": "78" * 16, "delivery": "exactly-once", "revision": 2,
+        "duplicates": 5, "duplicates_of": "1320=3:1220/010203ff 1321=3:1221/010203ff "
+        "1322=3:1222/010203ff 1323=0:77 1323=3:1323", "letters": 1, "sum": "78" * 16,
+        "delivery": "exactly-once", "revision": 2,
     }  # fmt: skip
+
+
+def test_a_record_of_the_ledger_is_far_below_its_topics_limit():
+    """At the worst: as many records as fit, each alone, all the rest duplicates, long numbers."""
+    first = 10**18
+    page = Page(first_offset=first, next_offset=first)
+    for number in range(2 * MOST_RECORDS):
+        seen = [stands_at(999_999_999, 10**18)] if number < 2 * MOST_DUPLICATES else []
+        page.add(first + number * 10**14 + 1, "l", [], seen, 1, [b"\xff" * 16] * len(seen))
+    outputs = page_outputs(page, "ledger.p", 0, 1, AT_LEAST_ONCE)
+    assert len(outputs) == 3
+    for output in outputs:
+        read_entry(output.value, 0)
+        assert len(output.value) < BOOKS_MESSAGE_BYTES // 2
+    page = Page(first_offset=0, next_offset=0)
+    for number in range(5_000):  # a barrier full of duplicates, as they are
+        page.add(number, "d", [], [stands_at(0, number)], 0, [b"\xff" * 16])
+    (output,) = page_outputs(page, "ledger.p", 0, 1, AT_LEAST_ONCE)
+    assert len(output.value) < 120_000
+
+
+def test_one_record_is_not_torn_apart():
+    """However many duplicates it has: its fate is one."""
+    page = Page(first_offset=0, next_offset=0)
+    for offset in range(3):
+        page.add(offset, "d", [], [stands_at(1, 0)] * (MOST_DUPLICATES + 1), 0)
+    assert [entry.fates for entry in entries_of(page)] == ["1d", "1d", "1d"]
+
+
+def test_a_page_of_nothing_writes_nothing():
+    """Nothing was done, so there is nothing to tell."""
+    assert page_outputs(Page(first_offset=5, next_offset=5), "t", 0, 1, AT_LEAST_ONCE) == []
 
 
 def test_gaps_before_within_and_after_are_covered():
     """Offsets that transaction markers took are no record's, however many they are."""
     page = Page(first_offset=10, next_offset=12)
-    page.add(12, "e", [b"a" * 16], 0, 0)
-    page.add(2**50, "i", [], 0, 0)
+    page.add(12, "e", [b"a" * 16], (), 0)
+    page.add(2**50, "i", [], (), 0)
     page.skip_to(2**50 + 1)
     page.skip_to(2**50 + 4)
-    entry = page.entry(0, 1)
+    (entry,) = entries_of(page)
     assert entry.fates == f"2-1e{2**50 - 13}-1i3-"
-    assert read_entry(msgspec.json.encode(entry), 0) == entry
+    (gap,) = entries_of(Page(first_offset=10, next_offset=12))
+    assert gap.fates == "2-"
 
 
 def test_an_offset_has_one_fate():
     """A second one is the loop's mistake, and is not entered."""
     page = Page(first_offset=0, next_offset=0)
-    page.add(4, "i", [], 0, 0)
+    page.add(4, "i", [], (), 0)
     for again in (0, 4):
         with pytest.raises(ValueError, match=f"offset {again} has its fate already: 5 is next"):
-            page.add(again, "i", [], 0, 0)
-    assert page.entry(0, 1).fates == "4-1i"
+            page.add(again, "i", [], (), 0)
+        with pytest.raises(ValueError, match=f"offset {again} has its fate already: 5 is next"):
+            page.skip_to(again)
+    (entry,) = entries_of(page)
+    assert entry.fates == "4-1i"
 
 
 def test_sums_are_modulo_2_to_the_128():
@@ -98,8 +191,8 @@ def test_sums_are_modulo_2_to_the_128():
 
 GOOD = {
     "v": 1, "partition": 0, "from": 5, "to": 10, "fates": "2e1d1l1-", "events": 3,
-    "duplicates": 2, "letters": 1, "sum": "0" * 31 + "7", "delivery": "at-least-once",
-    "revision": 4,
+    "duplicates": 2, "duplicates_of": "7=0:7 7=1:99/0123abcd", "letters": 1,
+    "sum": "0" * 31 + "7", "delivery": "at-least-once", "revision": 4,
 }  # fmt: skip
 
 
@@ -123,7 +216,28 @@ GOOD = {
         ({"events": 1}, "events"),
         ({"fates": "2i1d1l1-"}, "events"),
         ({"fates": "2i1d1l1-", "events": 0}, "sum"),
-        ({"duplicates": 0}, "duplicates"),
+        ({"duplicates": 0}, "duplicates do not fit"),
+        ({"duplicates": 1, "duplicates_of": "7=0:7"}, None),  # a good one
+        ({"duplicates": 0, "duplicates_of": ""}, "duplicates do not fit"),
+        ({"duplicates": 1, "duplicates_of": ""}, "duplicates do not fit"),
+        ({"duplicates_of": None}, "not a page"),
+        ({"duplicates_of": "7=0:8 7=1:99"}, "duplicates do not fit"),  # of a later record
+        ({"duplicates_of": "6=0:1 6=1:99"}, "duplicates do not fit"),  # d without one
+        ({"duplicates_of": "6=0:1 7=1:99"}, None),
+        ({"duplicates_of": "7=1:99 8=0:1"}, None),
+        ({"duplicates_of": "7=1:99 9=0:1"}, "duplicates do not fit"),  # of no record
+        ({"duplicates_of": "7=1:99 6=0:1"}, "other offsets"),
+        ({"duplicates_of": "4=0:1 7=1:99"}, "other offsets"),
+        ({"duplicates_of": "7=1:99 10=0:1"}, "other offsets"),
+        ({"duplicates_of": "7=0:7 7=1:99 "}, "named"),
+        ({"duplicates_of": "7=0:7  7=1:99"}, "named"),
+        ({"duplicates_of": "7=0:77=1:99"}, "named"),
+        ({"duplicates_of": "7=0:7 7=1:99\n"}, "named"),
+        ({"duplicates_of": "7=0:7 7=1:٢"}, "named"),
+        ({"duplicates_of": "7=0:7 7=1:99/0123ABCD"}, "named"),
+        ({"duplicates_of": "7=0:7 7=1:99/0123"}, "named"),
+        ({"duplicates_of": "7=0:7 07=1:99"}, "named"),
+        ({"duplicates_of": "7=0:7 7=1:99999999999999999999"}, "named"),
         ({"sum": "7"}, "sum"),
         ({"sum": "0" * 31 + "G"}, "sum"),
         ({"sum": 7}, "not a page"),
@@ -134,6 +248,9 @@ GOOD = {
 def test_a_page_that_contradicts_itself_is_refused(change, words):
     """Nothing is read into it: what it says of itself must agree."""
     assert read_entry(json.dumps(GOOD).encode(), 0).events == 3
+    if words is None:
+        assert read_entry(json.dumps({**GOOD, **change}).encode(), 0)
+        return
     with pytest.raises(LedgerFormatError, match=words):
         read_entry(json.dumps({**GOOD, **change}).encode(), 0)
 
@@ -216,11 +333,15 @@ def test_the_schema_has_the_origin_where_it_is_looked_for():
 
 def test_a_passport_comes_back():
     """With the stall's window, as long as that fits into the broker's limit."""
-    given = Passport(mapping_revision=3, last_record_at=1, recent={"t": [(28_000_000, 5, 2)]})
+    given = Passport(
+        mapping_revision=3, last_record_at=28_000_000 * 60_000, recent={"t": [(28_000_000, 5, 2)]}
+    )
     assert passport.read(passport.written(given)) == given
     minutes = [(28_000_000 + minute, 5, 2) for minute in range(400)]
-    long = Passport(mapping_revision=3, last_record_at=1, recent={"t": minutes})
-    assert passport.read(passport.written(long)) == Passport(mapping_revision=3, last_record_at=1)
+    long = Passport(mapping_revision=3, last_record_at=28_000_000 * 60_000, recent={"t": minutes})
+    assert passport.read(passport.written(long)) == Passport(
+        mapping_revision=3, last_record_at=28_000_000 * 60_000
+    )
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,14 @@
 import json
 import signal
 import time
+from contextlib import closing
 
 import pytest
-from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from consumers.codec import decode
+from consumers.committed import Committed
 from gateway.delivery import group_id, raw_topic
 from gateway.process import EXIT_FAILED
 from gateway.send import fixture
@@ -53,9 +55,9 @@ class Log:
 
     def committed(self) -> dict[int, int]:
         """The group's offsets."""
-        asked = [ConsumerGroupTopicPartitions(self.group)]
-        (answer,) = self.admin.list_consumer_group_offsets(asked).values()
-        return {one.partition: one.offset for one in answer.result(30).topic_partitions}
+        with closing(Committed({"bootstrap.servers": self.deployed.bootstrap}, self.group)) as all_:
+            found = all_.read([self.topic])
+        return {number: offset for (_, number), (offset, _) in found.items()}
 
     def all_committed(self) -> bool:
         """Whether the group has committed all there is."""

@@ -1,11 +1,16 @@
 """The memory of what was seen: on the real Kafka, a topic and the stores that are made of it."""
 
 import itertools
+import os
+import subprocess
+import sys
 import time
 import uuid
+from concurrent.futures import Future
+from types import SimpleNamespace
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicCollection
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from consumers import seen as module
@@ -53,13 +58,13 @@ class Place:
         name = uuid.uuid4().hex[:8]
         self.raw, self.topic = f"{name}.raw", f"{name}.seen"
         kept = {"message.timestamp.type": "LogAppendTime", **(config or {})}
-        topics = [
-            NewTopic(self.raw, raw or partitions, 1),
-            NewTopic(self.topic, partitions, 1, config=kept),
-        ]
-        for future in self.admin.create_topics(topics).values():
+        self.made = {
+            self.raw: NewTopic(self.raw, raw or partitions, 1),
+            self.topic: NewTopic(self.topic, partitions, 1, config=kept),
+        }
+        for future in self.admin.create_topics(list(self.made.values())).values():
             future.result()
-        self.partitions = partitions
+        self.partitions = raw or partitions
         self.producer = Producer(self.config)
         self.stores = MemoryStores(WINDOW)
         self.told = Told()
@@ -86,6 +91,28 @@ class Place:
         for value in pack(entries, revision=1, partitions=partitions or self.partitions):
             (producer or self.producer).produce(self.topic, value, partition=partition, **kinds)
         assert (producer or self.producer).flush(30) == 0
+
+    def make_anew(self, *topics):
+        """Delete topics and create them under the same names; wait until that is known."""
+        before = {topic: self.described(topic).topic_id for topic in topics}
+        for future in self.admin.delete_topics(list(topics)).values():
+            future.result()
+        for future in self.admin.create_topics([self.made[topic] for topic in topics]).values():
+            future.result()
+        for topic in topics:
+            until(
+                lambda topic=topic: (
+                    (now := self.described(topic)) and str(now.topic_id) != str(before[topic])
+                ),
+                f"{topic} anew",
+            )
+        self.producer = Producer(self.config)
+
+    def described(self, topic):
+        try:
+            return self.admin.describe_topics(TopicCollection([topic]))[topic].result()
+        except KafkaException:
+            return None
 
     def seen(self, *numbers, **kinds):
         """A memory with these partitions opened."""
@@ -299,8 +326,7 @@ def test_a_store_left_in_the_midst_of_growing_is_made_anew(place):
 
 def step_once(memory):
     """Go on with the least there is to do; a memory that read on could not be caught half way."""
-    if not memory._counted:
-        memory._count_partitions()
+    until(lambda: memory._counted, "the topics are known", memory._count_partitions)
     for one in list(memory._memories.values()):
         if not memory._readers and not any(passage.begun for passage in one.passages):
             memory._advance(one)
@@ -309,17 +335,187 @@ def step_once(memory):
 
 @pytest.mark.parametrize(
     ("counts", "says"),
-    [({"raw": 3}, "has 2 partitions and .* has 3.*deploy topics apply"), (None, "does not exist")],
+    [
+        ({"raw": 3}, r"has 2 partitions and .* has 3.*deploy topics apply --grow"),
+        (None, r"never\.created does not exist"),
+    ],
 )
 def test_topics_that_do_not_fit_stop_it_with_a_sentence(place, counts, says):
-    """Another number of partitions, or none at all, is for a person to mend."""
+    """Fewer partitions than the raw topic has, or none at all, is for a person to mend."""
     here = place(2, **(counts or {}))
     if counts is None:
         here.topic = "never.created"
-    memory = here.seen(0)
+    memory = here.seen(0, clock=itertools.count(step=0.2).__next__)
     with pytest.raises(Halted, match=says):
         read_up(memory)
+    assert here.described("never.created") is None
     memory.close()
+
+
+def test_a_topic_that_a_broker_has_not_heard_of_yet_is_asked_for_again(place):
+    """A moment of a broker that lags behind is no reason to halt."""
+    here = place()
+    here.write([1])
+    real, here.topic = here.topic, "not.yet.created"
+    memory = here.seen(0)
+    until(lambda: memory._wrong_since is not None, "it is missing", lambda: memory.catch_up(0.05))
+    memory._topic = real
+    assert read_up(memory) == [here.partition()]
+    assert memory._wrong_since is None
+    assert found(memory, here, [1]) == {1: (0, 0)}
+    memory.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "end", "says"),
+    [
+        (KafkaError.TOPIC_AUTHORIZATION_FAILED, Halted, r"\.raw \(TOPIC_.*allow Describe on it"),
+        (KafkaError._TIMED_OUT, Interrupted, "cannot be looked up: _TIMED_OUT"),
+    ],
+)
+def test_a_topic_that_cannot_be_looked_up_ends_it_with_a_sentence(place, code, end, says):
+    """What is not allowed is for a person; silence is for new clients."""
+    here = place()
+    memory = here.seen(0)
+
+    def describe_topics(topics, **_options):
+        answers = {topic: Future() for topic in topics.topic_names}
+        for answer in answers.values():
+            answer.set_exception(KafkaException(KafkaError(code)))
+        return answers
+
+    memory._admin = SimpleNamespace(describe_topics=describe_topics)
+    with pytest.raises(end, match=says):
+        read_up(memory)
+    memory.close()
+
+
+def test_the_middle_of_a_growth_goes_on_with_the_raw_topics_count(place):
+    """The seen topic grows first; what is written then is marked with what keys go by."""
+    here = place(4, raw=2)
+    here.write([1], partition=0, partitions=1)
+    here.write([2], partition=1)
+    memory = here.seen(0, 1)
+    read_up(memory)
+    assert memory.partitions == 2
+    assert found(memory, here, [1, 2], 1) == {1: (0, 0), 2: (1, 0)}
+    memory.close()
+
+
+# -- other topics than those the stores were made of --
+
+
+@pytest.mark.parametrize("which", ["raw", "seen", "both"])
+@pytest.mark.parametrize("folders", [False, True], ids=["memory", "disk"])
+def test_nothing_of_topics_that_were_made_anew_is_found(place, tmp_path, folders, which):
+    """An id of the old topics would drop an event that stands nowhere; the topic is believed."""
+    here = place()
+    here.write([1, 2])
+    stores = StoreFolders(tmp_path, WINDOW) if folders else MemoryStores(WINDOW)
+    first = here.seen(0, stores=stores)
+    read_up(first)
+    first.remember(here.partition(), {event_id(3): First(0, 3, NOW, 1)}, NOW * 1000)
+    assert found(first, here, [1, 2, 3]) == {1: (0, 0), 2: (0, 1), 3: (0, 3)}
+    first.close()
+    here.make_anew(*{"raw": [here.raw], "seen": [here.topic]}.get(which, [here.raw, here.topic]))
+    here.write([9])
+    kept = {1: (0, 0), 2: (0, 1)} if which == "raw" else {}  # of the seen topic, which stands
+    for _ in range(2):
+        memory = here.seen(0, stores=stores)
+        read_up(memory)
+        assert found(memory, here, [1, 2, 3, 9]) == {**kept, 9: (0, 0)}
+        memory.close()
+    if folders:
+        assert len(list(tmp_path.iterdir())) == 1, "the old folder is gone"
+
+
+def test_topics_made_anew_in_the_middle_end_the_incarnation(place):
+    """The next assignment notices, and the next incarnation begins with nothing."""
+    here = place(2)
+    here.write([1])
+    memory = here.seen(0)
+    read_up(memory)
+    here.make_anew(here.raw, here.topic)
+    memory.open(here.partition(1))
+    with pytest.raises(Interrupted, match="was deleted and made anew"):
+        read_up(memory)
+    memory.close()
+
+
+def test_without_ids_of_topics_every_store_is_made_anew(place, tmp_path, monkeypatch):
+    """Brokers before 2.8 have none, so nothing kept can be told from another world's."""
+    monkeypatch.setattr(module, "_id_of", lambda _topic: "")
+    here = place()
+    here.write([1])
+    stores = StoreFolders(tmp_path, WINDOW)
+    first = here.seen(0, stores=stores)
+    read_up(first)
+    first.remember(here.partition(), {event_id(2): First(0, 7, NOW, 1)}, NOW * 1000)
+    first.forget(here.partition())
+    first.open(here.partition())
+    read_up(first)
+    assert found(first, here, [1, 2]) == {1: (0, 0)}
+    first.remember(here.partition(), {event_id(2): First(0, 7, NOW, 1)}, NOW * 1000)
+    first.close()
+    again = here.seen(0, stores=stores)
+    read_up(again)
+    assert found(again, here, [1, 2]) == {1: (0, 0)}
+    again.close()
+
+
+def test_an_id_is_asked_of_brokers_that_have_them(place):
+    """Each topic has another one, of 32 digits."""
+    here = place()
+    ids = {module._id_of(here.described(topic)) for topic in (here.raw, here.topic)}
+    assert len(ids) == 2
+    assert all(len(one) == 32 for one in ids)
+
+
+def test_folders_of_other_topics_and_of_moved_partitions_are_deleted(tmp_path):
+    """Not what is held, what was written lately, or what is not a store's."""
+    old, new = "0" * 32 + "-" + "1" * 32, "2" * 32 + "-" + "3" * 32
+    stores = StoreFolders(tmp_path, WINDOW)
+    for world in (old, new):
+        stores.bind(world)
+        for number in (0, 1):
+            stores.open(number).close()
+        (tmp_path / old).mkdir(exist_ok=True)
+        (tmp_path / old / "thesis.txt").write_text("ten years")
+    assert names(tmp_path) == [old, new]
+    assert names(tmp_path / old) == ["thesis.txt"]
+    (tmp_path / old / "thesis.txt").unlink()
+    for file in (tmp_path / new / "1").iterdir():
+        os.utime(file, (NOW - WINDOW - 3 * DAY,) * 2)
+    StoreFolders(tmp_path, WINDOW).bind(new)
+    assert names(tmp_path) == [new]
+    assert names(tmp_path / new) == ["0"]
+
+
+def test_a_folder_of_other_topics_that_is_held_is_left(tmp_path):
+    """Its process will notice by itself; the next start deletes it."""
+    stores = StoreFolders(tmp_path, WINDOW)
+    old, new = "0" * 32 + "-" + "1" * 32, "2" * 32 + "-" + "3" * 32
+    holder = f"""
+import sys; sys.path[:0] = {sys.path!r}
+from pathlib import Path
+from consumers.store import Store
+store = Store.open(Path({str(tmp_path / old / "0")!r}), {WINDOW})
+print("open", flush=True)
+sys.stdin.read()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", holder], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        process.stdout.readline()
+        stores.bind(new)
+        assert (tmp_path / old / "0" / "CURRENT").exists()
+        process.stdin.close()
+    stores.bind(new)
+    assert names(tmp_path) == []
+
+
+def names(folder):
+    return sorted(one.name for one in folder.iterdir())
 
 
 def test_a_record_that_cannot_be_read_is_skipped_and_counted(place):
@@ -373,6 +569,52 @@ def test_a_rebuild_that_takes_too_long_is_used_and_says_so(place):
     assert slow.memory.knows(here.partition())
     assert found(slow.memory, here, [1, 90]) == {1: (0, 0), 90: (0, 900)}
     slow.memory.close()
+
+
+def test_a_late_partition_takes_little_of_the_time_of_what_is_used(place, monkeypatch):
+    """While something waits to be known it has all the time there is, and then hardly any."""
+    here = place()
+    slow = Slow(here)
+    memory, waited = slow.memory, []
+
+    def read(timeout):
+        slow.ahead += timeout
+        waited.append(timeout)
+
+    slow.read_on()
+    memory._clock = lambda: slow.ahead  # stands still but for what is spent
+    monkeypatch.setattr(memory, "_read", read)
+    memory._memories[0].since = 0.0
+    memory.catch_up(0.1)
+    assert sum(waited) == pytest.approx(0.1)
+    slow.ahead = 300.0
+    assert memory.catch_up(0.1) == [here.partition()]
+    waited.clear()
+    assert memory.catch_up(0.1) == []
+    assert sum(waited) == pytest.approx(0.02)
+    memory.close()
+
+
+def test_one_store_is_opened_at_a_time_when_the_disk_is_slow(place):
+    """A step stays short however many partitions came at once, and each has its turn."""
+    here = place(3)
+    ahead, opened = [0.0], []
+
+    class Slowly(MemoryStores):
+        def open(self, number):
+            ahead[0] += 5
+            opened.append(number)
+            return super().open(number)
+
+    memory = here.seen(0, 1, 2, stores=Slowly(WINDOW), clock=lambda: ahead[0])
+    until(lambda: memory._counted, "the topics are known", memory._count_partitions)
+    for count in (1, 2, 3):
+        memory.catch_up(0.1)
+        assert len(opened) == count
+    memory._clock = time.monotonic
+    read_up(memory)
+    assert sorted(opened) == [0, 1, 2]
+    memory.close()
 
 
 @pytest.mark.parametrize("most", [0, 100_000], ids=["more than is kept in mind", "few"])
@@ -535,11 +777,13 @@ def test_on_disk_it_outlives_the_process_and_a_held_folder(place, tmp_path):
     beside = here.seen(0, stores=StoreFolders(tmp_path / "seen", WINDOW))
     read_up(beside)
     assert len(list((tmp_path / "seen").glob("spare-*"))) == 1
+    (kept,) = [one for one in (tmp_path / "seen").iterdir() if not one.name.startswith("spare-")]
     assert found(beside, here, [1_000]) == {1_000: (0, 999)}
     beside.close()
     first.close()
-    assert sorted(one.name for one in (tmp_path / "seen").iterdir()) == ["0", "1"]
-    (tmp_path / "seen" / "0" / "CURRENT").write_bytes(b"nonsense")
+    assert names(tmp_path / "seen") == [kept.name]
+    assert names(kept) == ["0", "1"]
+    (kept / "0" / "CURRENT").write_bytes(b"nonsense")
     again = here.seen(0, 1, stores=stores)
     read_up(again)
     assert found(again, here, [1_000]) == {1_000: (0, 999)}

@@ -34,7 +34,7 @@ def test_the_defaults_are_those_of_the_contract():
     assert str(settings.listen) == "127.0.0.1:8080"
     assert str(settings.admin_listen) == "127.0.0.1:9464"
     assert settings.topic_prefix == ""
-    assert settings.kafka == {"bootstrap.servers": "broker.example.com:9092"}
+    assert settings.kafka == client_config(KAFKA)
     tuning = settings.tuning
     assert (tuning.deadline, tuning.body_timeout, tuning.header_timeout) == (5.0, 10.0, 5.0)
     assert tuning.body_limit == 900 * 1024
@@ -172,7 +172,7 @@ def test_an_address_that_is_none_is_refused(variable, text):
 
 
 def test_kafka_variables_become_librdkafka_keys():
-    """Underscores become dots, letters lower case, values stay as they are."""
+    """Underscores become dots, letters lower case, values stay; no client makes a topic."""
     config = client_config(
         {
             **KAFKA,
@@ -191,6 +191,7 @@ def test_kafka_variables_become_librdkafka_keys():
         "sasl.username": "gateway",
         "sasl.password": " with = signs and blanks ",
         "client.id": "ours",
+        "allow.auto.create.topics": "false",
     }
 
 
@@ -224,6 +225,7 @@ def test_what_kubernetes_injects_is_ignored(variable):
         "KAFKA_ENABLE_AUTO_COMMIT",
         "KAFKA_ENABLE_AUTO_OFFSET_STORE",
         "KAFKA_ISOLATION_LEVEL",
+        "KAFKA_ALLOW_AUTO_CREATE_TOPICS",
         "KAFKA_ACKS_FILE",
     ],
 )

@@ -93,7 +93,11 @@ def test_a_restart_forgets_nothing(steps):
     for (partition, native_type, (records, failures), at), restarts in steps:
         if restarts:
             texts = [
-                written(Passport(mapping_revision=1, last_record_at=0, recent=one.recent()))
+                written(
+                    Passport(
+                        mapping_revision=1, last_record_at=NOW + 12 * MINUTE, recent=one.recent()
+                    )
+                )
                 for one in restored
             ]
             restored = [Window(read(text).recent) for text in texts]

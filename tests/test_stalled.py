@@ -1,5 +1,6 @@
 """The stall on the real Kafka: a broken mapping is rolled out to real processes, and mended."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -8,23 +9,26 @@ import time
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Consumer, KafkaError, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from consumers.codec import decode
+from consumers.committed import Committed
 from consumers.run import Attendant
-from gateway.delivery import dead_topic, group_id, output_topic
+from gateway.delivery import Provenance, dead_topic, group_id, output_topic, raw_topic
 from gateway.process import Readiness
+from gateway.send import fixture
 from tests.deployment import ROOT, deployment, get, until
-from tests.drill_week import PROVIDER, committed, store
 
+PROVIDER = "pawapass"
 STALLED = "verihook_consumer_stalled"
 REBALANCES = "verihook_rebalances_total"
 LAST_POLL = "verihook_consumer_last_poll_timestamp_seconds"
 LETTERS = "verihook_dead_letters_total"
 REASON = "mapping: stalled: at least half of VERIFICATION.STATUS_CHANGE became dead letters"
 MODES = {"at-least-once": (), "exactly-once": ("--delivery", "exactly-once", "--slot", "0")}
-READ_AT_ONCE = 500
+FEW = 190
+"""Of these 130 come first: a stall leaves too few for another one."""
 
 
 def rollout(folder: Path, revision: int, *, broken: bool = False) -> Path:
@@ -34,9 +38,7 @@ def rollout(folder: Path, revision: int, *, broken: bool = False) -> Path:
     it.
     """
     for name in ("gateway", "consumers", "avro"):
-        shutil.copytree(
-            ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__")
-        )  # fmt: skip
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     mapping = folder / "consumers" / "normalizers" / f"{PROVIDER}.py"
     text = mapping.read_text()
     changes = {"\nREVISION = 1\n": f"\nREVISION = {revision}\n"}
@@ -58,9 +60,27 @@ def command(deployed, *arguments: str, tree: Path = ROOT) -> subprocess.Complete
     )  # fmt: skip
 
 
-def store_numbered(deployed, first: int, end: int) -> None:
+def store(deployed, first: int, end: int) -> None:
     """Put different deliveries on the raw topic, as the gateway would."""
-    store(deployed, [(int(time.time() * 1000), number) for number in range(first, end)])
+    template = json.loads(fixture(PROVIDER, "approved").body)
+    producer = Producer(
+        {"bootstrap.servers": deployed.bootstrap, "enable.idempotence": True, "log_level": 0}
+    )
+    for number in range(first, end):
+        template["notificationId"] = f"e0000000-0000-4000-8000-{number:012d}"
+        template["data"]["id"] = f"process-{number}"
+        provenance = Provenance(
+            endpoint=PROVIDER, provider=PROVIDER, received_at=int(time.time() * 1000),
+            delivery_id=str(number), authenticity="signed", scheme="pawapass-hmac-sha256",
+            key_id="k", environment="sandbox",
+        )  # fmt: skip
+        producer.produce(
+            raw_topic(PROVIDER, deployed.prefix),
+            json.dumps(template).encode(),
+            template["data"]["id"].encode(),
+            headers=provenance.to_headers(),
+        )
+    assert producer.flush(60) == 0
 
 
 def whole(deployed, topic: str) -> list:
@@ -93,13 +113,15 @@ class Group:
     """The deployment's normalizing group, from outside."""
 
     def __init__(self, deployed) -> None:
-        self.deployed = deployed
+        config = {"bootstrap.servers": deployed.bootstrap, "log_level": 0}
         self.name = group_id(PROVIDER, deployed.prefix)
-        self.admin = AdminClient({"bootstrap.servers": deployed.bootstrap, "log_level": 0})
+        self.raw = raw_topic(PROVIDER, deployed.prefix)
+        self.admin = AdminClient(config)
+        self.offsets = Committed(config, self.name)
 
     def committed(self) -> int:
         """How many raw records are committed."""
-        return committed(self.deployed, self.admin)
+        return sum(offset for offset, _ in self.offsets.read([self.raw]).values())
 
     def members(self) -> tuple[str, list[str]]:
         """The group's state, and who is in it."""
@@ -122,12 +144,11 @@ def stall(deployed, tmp_path):
 
     def begin(mode: str = "at-least-once", *, records: int, keep: int = 60):
         group = Group(deployed)
-        # Fewer than the stall needs come first, so that what was handled is more than one batch.
-        store_numbered(deployed, 0, records - keep)
+        store(deployed, 0, records - keep)
         tree = rollout(tmp_path / "broken", 2, broken=True)
-        consumer = deployed.consumer(PROVIDER, *MODES[mode], tree=tree)
+        consumer = deployed.consumer(PROVIDER, *MODES[mode], tree=tree, ready=False)
         until(lambda: consumer.sum(STALLED) == 1, "it stalls")
-        store_numbered(deployed, records - keep, records)
+        store(deployed, records - keep, records)
         return consumer, group, tree
 
     return begin
@@ -196,7 +217,7 @@ def test_a_broken_mapping_stalls_its_consumer_and_nothing_is_lost(deployed, stal
 @pytest.mark.kafka
 def test_resume_lets_a_stalled_process_go_on_as_it_is(deployed, stall):
     """By its admin address: what failed is not held against what comes, and fails again."""
-    consumer, group, _tree = stall(records=READ_AT_ONCE + 60)
+    consumer, group, _tree = stall(records=FEW)
     address = consumer.admin.removeprefix("http://")
     wrong = command(deployed, "resume", "veriff", "--admin", address)
     assert wrong.returncode == 2
@@ -206,10 +227,10 @@ def test_resume_lets_a_stalled_process_go_on_as_it_is(deployed, stall):
     resumed = command(deployed, "resume", PROVIDER, "--admin", address)
     assert (resumed.returncode, resumed.stderr) == (0, "")
     assert resumed.stdout == "resumed; what failed until now is in the dead letters\n"
-    until(lambda: group.committed() == READ_AT_ONCE + 60, "the rest is handled")
+    until(lambda: group.committed() == FEW, "the rest is handled")
     until(lambda: get(f"{consumer.admin}/readyz")[0] == 200, "it is ready")
     assert consumer.sum(STALLED) == 0
-    assert len(letters(deployed)) == READ_AT_ONCE + 60
+    assert len(letters(deployed)) == FEW
     again = command(deployed, "resume", PROVIDER, "--admin", address)
     assert (again.returncode, again.stdout) == (0, "not stalled; nothing to do\n")
     assert consumer.stop() == 0

@@ -6,12 +6,14 @@ import subprocess
 import sys
 import time
 import uuid
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from consumers.committed import Committed
 from consumers.records import Output
 from consumers.transactions import TransactionalBroker, transaction_keys
 from consumers.worker import Checkpoint, Halted, Interrupted
@@ -75,11 +77,9 @@ class Place:
         return values
 
     def committed(self):
-        from confluent_kafka import ConsumerGroupTopicPartitions
-
-        asked = self.admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(self.group)])
-        found = asked[self.group].result(30).topic_partitions
-        return {one.partition: one.offset for one in found if one.offset >= 0}
+        with closing(Committed(self.config, self.group)) as all_:
+            found = all_.read([self.raw])
+        return {number: offset for (_, number), (offset, _) in found.items()}
 
 
 class Member:

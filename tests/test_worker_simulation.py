@@ -22,9 +22,11 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from msgspec import structs
 
+from consumers import worker as loop
 from consumers.lag import Lag, LagTracker
-from consumers.ledger import page_output, read_entry
+from consumers.ledger import page_outputs, read_entry
 from consumers.records import Decision, Output, Record
 from consumers.worker import Checkpoint, Halted, Interrupted, Refusal, Settings, Worker
 
@@ -43,6 +45,7 @@ TINY = Settings(
     barrier_records=15,
     drain_seconds=0.6,
     max_poll_interval=1.0,
+    decide_seconds=0.05,
 )
 
 
@@ -67,29 +70,38 @@ class Dice:
 
 
 def decide(record):
-    """Outputs by the words of the value: a number is an event of that id, d a dead letter.
+    """Outputs by the words of the value: a number is an event of that id, d and x dead letters.
 
-    No words: the record is ignored.
+    x counts towards a stall. No words: the record is ignored.
     """
     outputs, ids = [], []
     words = record.value.decode().split()
     for index, word in enumerate(words):
-        if word != "d":
+        if word.isdigit():
             ids.append(f"{record.partition}:{word}".encode().rjust(16))
         outputs.append(
             Output(
-                topic=LETTERS if word == "d" else EVENTS,
+                topic=EVENTS if word.isdigit() else LETTERS,
                 key=f"{record.partition}/{record.offset}/{index}".encode(),
                 value=record.value,
             )
         )
-    return Decision(outputs=outputs, event_ids=ids, received_at=record.timestamp)
+    failed = "x" in words
+    return Decision(outputs=outputs, event_ids=ids, received_at=record.timestamp, failed=failed)
+
+
+def stalled_soon(windows):
+    """The rule of the stall with few records, which is enough for a simulation."""
+    counts = [count for window in windows for count in window.recent().values()]
+    records = sum(records for minutes in counts for _, records, _ in minutes)
+    failures = sum(failures for minutes in counts for _, _, failures in minutes)
+    return "other" if records >= 8 and failures * 2 >= records else None
 
 
 def keep(partition, page, entries):
     """The books of an epoch; what was seen is left as an object."""
     number = partition[1]
-    yield page_output(page, LEDGER, number, revision=1)
+    yield from page_outputs(page, LEDGER, number, 1, "at-least-once")
     if entries:
         yield Output(topic=SEEN, key=None, value=dict(entries), partition=number)
 
@@ -119,6 +131,9 @@ class Cluster:
         self.seen = {partition: [] for partition in PARTITIONS}
         self.ledger = {partition: [] for partition in PARTITIONS}
         self.disks = {slot: {} for slot in SLOTS}
+        self.passports = {}
+        self.deleted = set()
+        self.log_start = dict.fromkeys(PARTITIONS, 0)
         self.dedup = False
         self.transactional = False
         self.calm = True
@@ -167,7 +182,11 @@ class Cluster:
         decision = decide(record)
         if output not in decision.outputs:
             self.violation(f"wrong bytes: {output}")
-        if not self.stored[output.key] and output.key not in self.refused:
+        # What was dropped for a record that retention took later on is written after all, late.
+        late = output.key in self.refused or self.log_start[partition] > 0
+        if output.topic == EVENTS and decision.event_ids[index] in self.events:
+            late = True  # dropped once, and written when it was done again without memory
+        if not self.stored[output.key] and not late:
             before = self.latest.get((partition, output.topic), (-1, -1))
             if (offset, index) < before:
                 self.violation(f"{partition}: {offset} first stored after {before}")
@@ -193,6 +212,9 @@ class Cluster:
             self.violation(f"the ledger of {partition} leaves out {end} to {page.first_offset}")
         if page.first_offset < end and (self.transactional or self.calm):
             self.violation(f"the ledger of {partition} tells of {page.first_offset} twice")
+        records = sum(length for length, code in page.runs() if code != "-")
+        if records > TINY.barrier_records + TINY.batch_records:
+            self.violation(f"an epoch of {partition} grew to {records} records")
         pages.append(page)
 
     def prove(self, partition, next_offset):
@@ -204,7 +226,8 @@ class Cluster:
         log = self.logs[partition]
         at = self.proven[partition]
         while at < len(log) and log[at].offset < next_offset:
-            if missing := self.missing(log[at]):
+            gone = (partition, log[at].offset) in self.deleted
+            if not gone and (missing := self.missing(log[at])):
                 self.violation(f"{partition} committed at {next_offset} without {missing}")
             at += 1
         self.proven[partition] = max(at, self.proven[partition])
@@ -225,11 +248,24 @@ class Cluster:
                 return output.key
         return None
 
-    def apply(self, member, offsets):
-        for partition, offset in offsets.items():
+    def apply(self, member, checkpoints):
+        for partition, checkpoint in checkpoints.items():
             if self.owner[partition] is not member:
                 self.violation(f"committed {partition}, which it does not own")
-            self.committed[partition] = offset
+            self.committed[partition] = checkpoint.next_offset
+            self.passports[partition] = checkpoint.passport
+
+    def delete_unread(self, partition, records):
+        """Let retention take records nobody has committed, for good; give how many offsets are gone."""
+        start = self.start_of(partition)
+        if partition not in self.committed:
+            return 0
+        first = max(start, self.log_start[partition])
+        gone = self.fetch(partition, first, records) if records else []
+        self.deleted.update((partition, record.offset) for record in gone)
+        if gone:
+            self.log_start[partition] = gone[-1].offset + 1
+        return max(0, self.log_start[partition] - start)
 
     def start_of(self, partition):
         return self.committed.get(partition, 0)
@@ -263,6 +299,11 @@ class Cluster:
         for partition, target in list(self.wanted.items()):
             if target is member:
                 del self.wanted[partition]
+
+
+def next_offsets(checkpoints):
+    """What the group hears of a commit but for the passports."""
+    return {partition: asked.next_offset for partition, asked in checkpoints.items()}
 
 
 class Outgoing:
@@ -330,10 +371,12 @@ class SimulatedKafka:
                     stale += self.cluster.fetch(gone, self.local[gone], 2)
         if event == "assign":
             if self.cluster.owner[partition] is self:
-                start = self.cluster.start_of(partition)
+                lost = self.cluster.delete_unread(partition, self.dice.roll(0, 0, 0, 0, 1, 3))
+                start = self.cluster.start_of(partition) + lost
                 self.local[partition] = self.handled[partition] = start
                 self.paused.discard(partition)
-                self.listener.assigned({partition: Checkpoint(start, "")})
+                text = self.cluster.passports.get(partition, "")
+                self.listener.assigned({partition: Checkpoint(start, text, lost)})
         elif event == "revoke":
             if partition in self.local:
                 self.listener.revoked([partition])
@@ -357,10 +400,10 @@ class SimulatedKafka:
 
     def _apply_late(self):
         while self.late:
-            generation, offsets = self.late.popleft()
+            generation, checkpoints = self.late.popleft()
             if self.joined and generation == self.cluster.generation:
-                self.cluster.apply(self, offsets)
-                self.answers.append((self.listener.committed, offsets))
+                self.cluster.apply(self, checkpoints)
+                self.answers.append((self.listener.committed, next_offsets(checkpoints)))
             else:
                 self.answers.append((self.listener.commit_failed, "membership"))
 
@@ -440,7 +483,7 @@ class SimulatedKafka:
         return self.refusal
 
     def commit(self, checkpoints):
-        offsets = {partition: asked.next_offset for partition, asked in checkpoints.items()}
+        offsets = next_offsets(checkpoints)
         for partition, offset in offsets.items():
             if partition not in self.local:
                 self.cluster.violation(f"commits {partition} after giving it up")
@@ -455,11 +498,11 @@ class SimulatedKafka:
         )
         self.cluster.calm = self.cluster.calm and fate == "applied"
         if fate.startswith("applied"):
-            self.cluster.apply(self, offsets)
+            self.cluster.apply(self, checkpoints)
         if fate == "applied":
             self.answers.append((committed, offsets))
         elif fate == "late":
-            self.late.append((self.cluster.generation, offsets))
+            self.late.append((self.cluster.generation, checkpoints))
         elif fate == "not applied":
             self.answers.append((failed, "unanswered"))
         elif fate == "refused":
@@ -508,7 +551,7 @@ class SimulatedTransactions(SimulatedKafka):
             self.transaction.append(outgoing.output)
 
     def commit(self, checkpoints):
-        offsets = {partition: asked.next_offset for partition, asked in checkpoints.items()}
+        offsets = next_offsets(checkpoints)
         if self._waiting():
             self.cluster.violation("a commit with outputs that are not acknowledged")
         for output in self.transaction:
@@ -525,7 +568,7 @@ class SimulatedTransactions(SimulatedKafka):
             if partition not in self.local:
                 self.cluster.violation(f"commits {partition} after giving it up")
             self.cluster.prove(partition, offset)
-        self.cluster.apply(self, offsets)
+        self.cluster.apply(self, checkpoints)
         if fate == "applied, unanswered":
             raise Interrupted("nobody knows whether the transaction was committed")
         self.listener.committed(offsets)
@@ -551,14 +594,16 @@ class SimulatedSeen:
         self.kafka = kafka
         self.disk = disk
         self.waiting = set()
+        self.given = set()
         self.memory = {}
 
     def open(self, partition):
         if self.kafka.dice.roll("kept", "kept", "lost") == "lost":
             self.disk.pop(partition, None)
         entries, through = self.disk.get(partition, ({}, 0))
-        self.memory[partition] = [dict(entries), through, False]
+        self.memory[partition] = [dict(entries), through, False, False]
         self.waiting.add(partition)
+        self.given.discard(partition)
 
     def behind(self):
         return bool(self.waiting)
@@ -567,31 +612,45 @@ class SimulatedSeen:
         self.cluster.now += 0.01
         ready = []
         for partition in sorted(self.waiting):
-            if self.kafka.dice.roll("all", "all", "not yet") == "not yet":
+            fate = self.kafka.dice.roll("all", "all", "not yet", "late", "broken")
+            if fate == "broken":
+                raise Interrupted("what was kept cannot be trusted")
+            if fate == "late" and not self.cluster.transactional:
+                self.cluster.calm = False
+                self.memory[partition][3] = True
+                if partition not in self.given:
+                    self.given.add(partition)
+                    ready.append(partition)
+            if fate in ("not yet", "late"):
                 continue
-            entries, through, _ = self.memory[partition]
+            entries, through, _, _ = self.memory[partition]
             for at, found in self.cluster.seen[partition]:
                 if at >= through / 1000:
                     entries.update(found)
             self.memory[partition][2] = True
-            ready.append(partition)
-        self.waiting.difference_update(ready)
+            self.waiting.discard(partition)
+            if partition not in self.given:
+                self.given.add(partition)
+                ready.append(partition)
         return ready
 
     def knows(self, partition):
         return self.memory[partition][2]
 
     def find(self, partition, ids):
-        if not self.knows(partition):
+        if not self.knows(partition) and not self.memory[partition][3]:
             self.cluster.violation(f"{partition} is handled before it is known what was seen")
         entries = self.memory[partition][0]
         return {one: entries[one] for one in ids if one in entries}
 
     def remember(self, partition, entries, through):
+        if self.kafka.dice.roll("kept", "kept", "kept", "full") == "full":
+            raise Interrupted("the disk is full")
         known = self.memory[partition]
         known[0].update(entries)
-        known[1] = through
-        self.disk[partition] = (dict(known[0]), through)
+        if known[2]:
+            known[1] = through
+            self.disk[partition] = (dict(known[0]), through)
 
     def forget(self, partition):
         self.memory.pop(partition, None)
@@ -631,6 +690,7 @@ class Schedules(RuleBasedStateMachine):
             self._kill,
             *[self._fence] * 2,
             *[self._rebalance] * 4,
+            self._interrupt,
             self._wait,
             self._straggle,
         ]
@@ -666,6 +726,10 @@ class Schedules(RuleBasedStateMachine):
         self._rebalance(Dice(dice))
 
     @rule(dice=DICE)
+    def operator_interrupts(self, dice):
+        self._interrupt(Dice(dice))
+
+    @rule(dice=DICE)
     def time_passes(self, dice):
         self._wait(Dice(dice))
 
@@ -678,12 +742,12 @@ class Schedules(RuleBasedStateMachine):
     def _arrive(self, dice):
         for partition in PARTITIONS:
             for _ in range(dice.throws.randrange(6)):
-                value = dice.throws.choice([b"%d", b"%d %d", b"d", b"", b"%d d"])
+                value = dice.throws.choice([b"%d", b"%d %d", b"d", b"", b"%d d", b"x"])
                 for _ in range(value.count(b"%d")):
                     value = value.replace(b"%d", b"%d" % dice.throws.randrange(40), 1)
                 self.cluster.append(partition, value, gap=dice.roll(0, 0, 1))
 
-    def _start(self, dice):
+    def _start(self, dice, settings=TINY):
         slot = dice.throws.choice(SLOTS)
         if slot in self.running:
             return
@@ -691,9 +755,15 @@ class Schedules(RuleBasedStateMachine):
         kafka.dice = dice
         lag = LagTracker()
         seen = SimulatedSeen(self.cluster, kafka, self.cluster.disks[slot]) if self.dedup else None
+
+        def dearly(record):
+            self.cluster.now += kafka.dice.roll(0, 0, 0.02, 0.1)
+            return decide(record)
+
         worker = self.worker_class(
-            kafka, decide, TINY, lambda: self.cluster.now, lag, keep=keep, seen=seen
-        )
+            kafka, dearly, settings, lambda: self.cluster.now, lag, keep=keep, seen=seen,
+            forgiving=dice.roll(False, True),
+        )  # fmt: skip
         self.running[slot] = worker, kafka, lag
         for partition, owner in self.cluster.owner.items():
             if owner is None:
@@ -765,6 +835,12 @@ class Schedules(RuleBasedStateMachine):
         if others:
             self.cluster.move(partition, dice.throws.choice(others))
 
+    def _interrupt(self, dice):
+        slot = self._pick(dice)
+        if slot is not None:
+            self.cluster.calm = False
+            self.running[slot][0].interrupt("by an operator")
+
     def _wait(self, dice):
         self.cluster.now += dice.throws.choice([0.1, 0.5, 3.0])
 
@@ -776,13 +852,15 @@ class Schedules(RuleBasedStateMachine):
         """Let the weather turn fair: everything must then be stored and committed."""
         if self.cluster.violated:
             return
-        fair = Dice()
+        fair, patient = Dice(), structs.replace(TINY, stall=False)
         ends = {p: log[-1].offset + 1 for p, log in self.cluster.logs.items() if log}
         for _ in range(100 + len(self.cluster.records)):
-            for slot in list(self.running):
+            for slot, (worker, _, _) in list(self.running.items()):
+                if worker._stalled:
+                    worker.interrupt("the mapping is mended")
                 self._step(slot, fair)
             if not self.running:
-                self._start(fair)
+                self._start(fair, patient)
             for partition, owner in self.cluster.owner.items():
                 if owner is None:
                     self.cluster.move(partition, self.running[self._pick(fair)][1])
@@ -795,7 +873,8 @@ class Schedules(RuleBasedStateMachine):
             self._straggle(fair)
         for log in self.cluster.logs.values():
             for record in log:
-                if missing := self.cluster.missing(record):
+                gone = ((record.topic, record.partition), record.offset) in self.cluster.deleted
+                if not gone and (missing := self.cluster.missing(record)):
                     self.cluster.violation(f"{missing} was never stored")
         for slot in list(self.running):
             self._step(slot, fair)
@@ -809,6 +888,12 @@ class Schedules(RuleBasedStateMachine):
                 self.cluster.violation("caught up, but the lag is not 0")
         while self.running:
             self._drain(fair)
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch):
+    """A stall needs few records here."""
+    monkeypatch.setattr(loop, "stalled", stalled_soon)
 
 
 def explore(machine, schedules=SCHEDULES):
@@ -858,8 +943,18 @@ def test_no_schedule_loses_reorders_doubles_or_commits_too_early(machine):
 
 
 class CommitsBeforeItIsStored(Worker):
-    def _settle(self, epoch):
+    def _press(self, epoch, wait, deadline):
         self._conclude(epoch)
+
+
+class WritesTheBooksBeforeTheEvents(Worker):
+    way = WithDedup
+
+    def _seal(self):
+        super()._seal()
+        for output in self._sealed.books:
+            self._produce(output, self._clock() + 1)
+        self._sealed.books = []
 
 
 class IgnoresRefusals(Worker):
@@ -886,13 +981,6 @@ class NeverPurges(Worker):
 class KeepsRevokedPartitions(Worker):
     def _give_up(self, partitions):
         pass
-
-
-class GoesOnAfterAPurge(Worker):
-    def _purge(self):
-        self._kafka.purge()
-        self._held.clear()
-        self._open, self._sealed = type(self._open)(), None
 
 
 class CommitsAfterABarrierThatFailed(Worker):
@@ -925,7 +1013,7 @@ class TakesWhateverComes(Worker):
 
 class WaitsForAnAnswerForever(Worker):
     def _consume(self):
-        self._answer_due = self._clock() + 1
+        self._answer_due = None
         return super()._consume()
 
 
@@ -954,9 +1042,9 @@ class CommitsTheOpenEpochToo(Worker):
 class ForgetsWhatIsOnItsWay(Worker):
     way = InTransactions
 
-    def _age(self, event_id, here, reading, before, decision):
+    def _first(self, event_id, here, reading, before, decision):
         reading.fresh.clear()
-        return super()._age(event_id, here, reading, before, decision)
+        return super()._first(event_id, here, reading, before, decision)
 
 
 class DoesNotLookIntoTheMemory(Worker):
@@ -975,11 +1063,10 @@ class HandlesBeforeItKnows(Worker):
 
 
 class DropsWhateverWasSeen(Worker):
-    way = InTransactions
+    way = WithDedup
 
-    def _age(self, event_id, here, reading, before, decision):
-        first = reading.fresh.get(event_id) or before.get(event_id)
-        return None if first is None else 0
+    def _first(self, event_id, here, reading, before, decision):
+        return reading.fresh.get(event_id) or before.get(event_id)
 
 
 class WritesNoSeen(Worker):
@@ -999,6 +1086,22 @@ class RemembersBeforeItIsCommitted(Worker):
             if self._seen is not None and reading.fresh:
                 self._seen.remember(partition, dict(reading.fresh), reading.last_timestamp)
         super()._remember()
+
+
+class LosesTheGap(Worker):
+    def assigned(self, starts):
+        super().assigned({one: start._replace(lost=0) for one, start in starts.items()})
+
+
+class LetsAnEpochGrow(Worker):
+    def _has_room(self):
+        return True
+
+
+class DropsTheRestOfACutBatch(Worker):
+    def _take(self):
+        super()._take()
+        self._backlog.clear()
 
 
 class LeavesOutALedgerPage(Worker):
