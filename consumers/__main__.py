@@ -79,7 +79,9 @@ def run(
     ] = "",
     slot: Annotated[
         int | None,
-        typer.Option(min=0, max=9_999, help="For exactly-once: this process's own number."),
+        typer.Option(
+            min=0, max=9_999, help="Exactly-once: this process's own number; else CONSUMER_SLOT."
+        ),
     ] = None,
     stall: Annotated[
         bool, typer.Option("--stall/--no-stall", help="Stop reading when most records fail.")

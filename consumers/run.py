@@ -1,6 +1,8 @@
 """One consumer process from start to stop: a provider's raw topic in, events out."""
 
+import math
 import os
+import shutil
 import tempfile
 import threading
 import time
@@ -128,7 +130,9 @@ class Attendant(Meter, SeenTelemetry):
     def unreadable(self, partition: Partition, offset: int) -> None:
         """A record of the seen topic was skipped."""
         self.dedup_troubles.labels(self._group, "unreadable").inc()
-        log.error("seen_unreadable", partition=partition[1], offset=offset)
+        held = self._sparing.admit("seen_unreadable", time.monotonic())
+        if held is not None:
+            log.error("seen_unreadable", partition=partition[1], offset=offset, held_back=held)
 
     def discarded(self, partition: Partition, why: str) -> None:
         """A store cannot be used, and is made anew from the topic."""
@@ -248,7 +252,7 @@ class _Line:
         self.dedup_days = dedup_days(settings.dedup_days, normalizer.RETRIED_FOR_DAYS)
         self.delivery: Delivery = AT_LEAST_ONCE if settings.slot is None else EXACTLY_ONCE
         self.client = {**settings.kafka, "logger": ClientLog()}
-        self._scratch = None if settings.state_folder else tempfile.TemporaryDirectory("-verihook")
+        self._scratch = None if settings.state_folder or not self.dedup_days else _scratch()
         self._worker: Worker | None = None
         self._forgiving = False
 
@@ -306,16 +310,19 @@ class _Line:
     def close(self) -> None:
         """Delete what is not kept between starts."""
         if self._scratch is not None:
-            self._scratch.cleanup()
+            shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _seen(self) -> TopicSeen:
-        root = self._settings.state_folder or Path(self._scratch.name if self._scratch else ".")
+        root = self._settings.state_folder or self._scratch or Path(tempfile.gettempdir())
         return TopicSeen(
             self.client,
             self._seen_topic,
             self._group,
             StoreFolders(root / self._group, self.dedup_days * 86_400),
-            rebuild_seconds=self._settings.rebuild_seconds,
+            # Who asks for exactly once would rather have an event late than twice.
+            rebuild_seconds=(
+                self._settings.rebuild_seconds if self._settings.slot is None else math.inf
+            ),
             telemetry=self._meter,
         )
 
@@ -336,6 +343,16 @@ class _Line:
                 for value in values
             ]
         return books
+
+
+def _scratch() -> Path:
+    """Make a folder for this process, and delete those of processes that were killed."""
+    root = Path(tempfile.gettempdir())
+    for left in root.glob("verihook-seen-*-*"):
+        pid = left.name.split("-")[2]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"verihook-seen-{os.getpid()}-"))
 
 
 def _topics_granted(

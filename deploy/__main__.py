@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from consumers.settings import load_dedup_days
 from deploy.child import LOCAL, CannotRun, interrupted_by_signals
 from deploy.kafka import DEFAULT_PORT, Kafka
 from deploy.local import EXIT_INTERRUPTED, forget, run_local
@@ -186,7 +187,11 @@ def _planned(
         overrides += [f"{kind}.partitions={partitions}" for kind in ("raw", "events")]
     overrides += settings or []
     wanted = wanted_topics(
-        providers or PROVIDERS, topic_prefix(os.environ), file=file, overrides=overrides
+        providers or PROVIDERS,
+        topic_prefix(os.environ),
+        file=file,
+        overrides=overrides,
+        days=load_dedup_days(os.environ),
     )
     cluster = Cluster(client_config(os.environ))
     existing = cluster.existing([topic.name for topic in wanted])

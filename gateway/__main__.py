@@ -181,7 +181,9 @@ def verify(
         typer.echo(line)
     if stop.is_set():
         typer.echo("stopped before the end")
-    if findings.broken or stop.is_set():
+    if findings.nothing_verified:
+        typer.echo("nothing was verified: none of these endpoints is configured here", err=True)
+    if findings.broken or findings.nothing_verified or stop.is_set():
         raise typer.Exit(EXIT_FAILED)
 
 

@@ -366,7 +366,7 @@ def _moment(text: str, option: str, now: float) -> int | None:
         return None
     ago = _AGO.fullmatch(text)
     if ago is not None:
-        return int((now - int(ago[1]) * _UNIT_SECONDS[ago[2]]) * 1000)
+        return max(0, int((now - int(ago[1]) * _UNIT_SECONDS[ago[2]]) * 1000))
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
@@ -376,7 +376,7 @@ def _moment(text: str, option: str, now: float) -> int | None:
         ) from None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    return int(moment.timestamp() * 1000)
+    return max(0, int(moment.timestamp() * 1000))  # Kafka's time begins in 1970
 
 
 def find_ranges(

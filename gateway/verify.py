@@ -135,6 +135,13 @@ class Findings:
             count for verdict, count in self._counts.items() if verdict.state == "no_longer_holds"
         )
 
+    @property
+    def nothing_verified(self) -> bool:
+        """Say whether there were records, and no endpoint of theirs is configured here."""
+        return bool(self._counts) and all(
+            verdict.state == "unknown_endpoint" for verdict in self._counts
+        )
+
     def lines(self, topic: str) -> Iterator[str]:
         """Say what was found; nothing of what the records hold."""
         yield f"{topic}: {self._counts.total():,} records looked at"
