@@ -717,6 +717,7 @@ class Worker:
         written: list[bytes] = []
         duplicates: list[tuple[int, int]] = []
         firsts: list[First] = []
+        dropped: list[bytes] = []
         events = len(decision.event_ids)
         if events:
             here = First(
@@ -733,6 +734,7 @@ class Worker:
                         age = max(0, here.received_at - first.received_at)
                         duplicates.append((index, age))
                         firsts.append(first)
+                        dropped.append(event_id)
                         continue
                     sheet.entries[event_id] = reading.fresh[event_id] = here
                 self._put_out(decision.outputs[index], deadline)
@@ -741,7 +743,7 @@ class Worker:
             self._put_out(letter, deadline)
         letters = len(decision.outputs) - events
         code = _fate(len(written), len(duplicates), letters)
-        sheet.page.add(record.offset, code, written, firsts, letters)
+        sheet.page.add(record.offset, code, written, firsts, letters, dropped)
         reading.position = record.offset + 1
         reading.last_timestamp = record.timestamp
         self._telemetry.handled(decision, duplicates)

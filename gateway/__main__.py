@@ -34,7 +34,7 @@ from gateway.send import RUN_FILE, Secret, fixture, of_the_run, post, signed
 from gateway.serve import serve as serve_one
 from gateway.serve import serve_several, worker
 from gateway.settings import load_settings
-from gateway.verify import MOST_SHOWN, Findings, RecordHeaders, verified_again
+from gateway.verify import MOST_SHOWN, Findings
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -169,11 +169,7 @@ def verify(
     findings = Findings(show)
     try:
         for messages in read_ranges(config, topic, ranges, stop.is_set):
-            for message in messages:
-                headers: RecordHeaders = message.headers() or []  # type: ignore[assignment] # consumed ones are always a list with values of bytes
-                verdict = verified_again(provider, headers, message.value(), endpoints)
-                if endpoint in {"", verdict.endpoint}:
-                    findings.note(verdict, f"{topic}/{message.partition()}/{message.offset()}")
+            findings.take(provider, messages, endpoints, endpoint)
     except RangeUnread as end:
         typer.echo(f"gateway: {end}", err=True)
         raise typer.Exit(EXIT_FAILED) from end

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import msgspec
+from confluent_kafka import Message
 
 from gateway.delivery import HTTP_HEADER_PREFIX, Provenance
 from gateway.headers import Headers
@@ -127,6 +128,21 @@ class Findings:
         self._counts[verdict] += 1
         if verdict.state == "no_longer_holds" and len(self._shown) < self._most_shown:
             self._shown.append(f"  {coordinates}  {verdict.endpoint}: {verdict.why}")
+
+    def take(
+        self,
+        provider: str,
+        messages: Sequence[Message],
+        endpoints: Mapping[str, Endpoint],
+        only: str = "",
+    ) -> None:
+        """Verify consumed records again; with `only`, those of one endpoint are noted."""
+        for message in messages:
+            headers: RecordHeaders = message.headers() or []  # type: ignore[assignment] # consumed ones are always a list with values of bytes
+            verdict = verified_again(provider, headers, message.value(), endpoints)
+            if only in {"", verdict.endpoint}:
+                coordinates = f"{message.topic()}/{message.partition()}/{message.offset()}"
+                self.note(verdict, coordinates)
 
     @property
     def broken(self) -> int:

@@ -12,9 +12,9 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from consumers.attendant import Attendant
 from consumers.codec import decode
 from consumers.committed import Committed
-from consumers.run import Attendant
 from gateway.delivery import Provenance, dead_topic, group_id, output_topic, raw_topic
 from gateway.process import Readiness
 from gateway.send import fixture

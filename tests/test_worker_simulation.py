@@ -1062,13 +1062,6 @@ class HandlesBeforeItKnows(Worker):
         self._kafka.resume(list(starts))
 
 
-class DropsWhateverWasSeen(Worker):
-    way = WithDedup
-
-    def _first(self, event_id, here, reading, before, decision):
-        return reading.fresh.get(event_id) or before.get(event_id)
-
-
 class WritesNoSeen(Worker):
     way = InTransactions
 
