@@ -530,7 +530,11 @@ class Worker:
             self._purge()
 
     def _give_up(self, partitions: Iterable[Partition]) -> None:
-        for partition in partitions:
+        gone = set(partitions)
+        if self._backlog:  # what was not decided is the next owner's
+            kept = [one for one in self._backlog if (one.topic, one.partition) not in gone]
+            self._backlog = deque(kept)
+        for partition in gone:
             if self._owned.pop(partition, None) is not None and self._seen is not None:
                 self._seen.forget(partition)
             self._catching_up.discard(partition)

@@ -173,6 +173,35 @@ def test_a_full_epoch_that_cannot_be_sealed_rests():
     assert kafka.paused == set()
 
 
+@pytest.mark.parametrize("how", ["revoked", "lost"])
+def test_what_waits_of_a_partition_that_goes_is_left_to_its_next_owner(how):
+    """A batch cut by a full epoch still holds its records; they are not ours to decide any more."""
+    small = Settings(barrier_seconds=0.5, barrier_records=4, max_poll_interval=10.0)
+
+    def dear(one):
+        kafka.now += 0.1
+        return by_words(one)
+
+    decided = []
+
+    def away(listener):
+        kafka.acknowledges = True
+        decided.append(len(kafka.to(EVENTS)) + len(worker._held))
+        getattr(listener, how)([P])
+
+    batch = [*sends(*[b"1"] * 20), *sends(*[b"2"] * 2, partition=Q)]
+    kafka = Kafka(assign(P, Q), batch, [], away, *[[]] * 20)
+    kafka.acknowledges = False
+    worker = worker_of(kafka, settings=small, decide=dear)
+    steps(worker, 20)
+    assert 0 < decided[0] < 20
+    keys = [output.key for output in kafka.to(EVENTS)]
+    assert keys[-2:] == [b"2"] * 2
+    if how == "revoked":  # what was lost may be dropped on its way as well
+        assert len(keys) == decided[0] + 2
+    assert len(keys) <= decided[0] + 2
+
+
 def test_an_epoch_is_also_bounded_in_bytes():
     """Large outputs are not held back by the thousand."""
     small = Settings(barrier_seconds=60, barrier_bytes=3, max_poll_interval=10.0)
