@@ -105,20 +105,27 @@ def comparable(event: Mapping[str, Any]) -> str:
 
 
 class Tally:
-    """Which expected events have come, and which events came that nobody expected."""
+    """Which expected events have come, and which events came that nobody expected.
+
+    Somebody may send a fixture of their own accord before its turn: its event comes once.
+    """
 
     def __init__(self) -> None:
         self._awaited: Counter[str] = Counter()
+        self._unexpected: Counter[str] = Counter()
         self._names: dict[str, str] = {}
+        self._kinds: dict[str, str] = {}
         self.arrived = 0
-        self.unexpected: list[str] = []
 
     def expect(self, sent: Sent) -> None:
         """Wait for a sent fixture's events."""
         for event in sent.events:
             key = comparable({**event, "endpoint": sent.endpoint.name})
-            self._awaited[key] += 1
             self._names[key] = f"{sent.fixture.provider} {sent.fixture.case}"
+            if self._unexpected[key] > 0:
+                self._unexpected[key] -= 1
+            else:
+                self._awaited[key] += 1
 
     def arrive(self, event: Mapping[str, Any]) -> None:
         """Tick an event off."""
@@ -127,14 +134,22 @@ class Tally:
         if self._awaited[key] > 0:
             self._awaited[key] -= 1
         else:
-            self.unexpected.append(f"{event['provider']} {event['native_type']}")
+            self._unexpected[key] += 1
+            self._kinds[key] = f"{event['provider']} {event['native_type']}"
+
+    @property
+    def unexpected(self) -> list[str]:
+        """What came and was not expected, one entry per event."""
+        return _each(self._unexpected, self._kinds)
 
     @property
     def missing(self) -> list[str]:
         """The fixtures whose events have not all come, one entry per event."""
-        return sorted(
-            self._names[key] for key, count in self._awaited.items() for _ in range(count)
-        )
+        return _each(self._awaited, self._names)
+
+
+def _each(counts: Mapping[str, int], names: Mapping[str, str]) -> list[str]:
+    return sorted(names[key] for key, count in counts.items() for _ in range(count))
 
 
 def run_local(environ: Mapping[str, str], *, once: bool) -> int:
@@ -152,6 +167,7 @@ def run_local(environ: Mapping[str, str], *, once: bool) -> int:
             pipeline.start()
             up = True
             with contextlib.closing(Demonstration(pipeline, console)) as demonstration:
+                pipeline.tell()  # it listens now: what others send from here on is seen
                 agreed = demonstration.run()
                 if once:
                     return 0 if agreed else 1
@@ -226,7 +242,6 @@ class Pipeline:
         self._start_consumers(environ, single=copies == 1)
         for name, url in self.running.metrics.items():
             self._until_ready(name, url)
-        self._tell()
 
     def check(self) -> None:
         """Raise CannotRun if something that should run has ended."""
@@ -370,7 +385,7 @@ class Pipeline:
                 )
             time.sleep(_TICK_SECONDS)
 
-    def _tell(self) -> None:
+    def tell(self) -> None:
         """Write run.json whole or not at all: a program that waits for it reads it at once."""
         part = RUN_FILE.with_suffix(".part")
         write_private(part, msgspec.json.format(msgspec.json.encode(self.running)).decode())

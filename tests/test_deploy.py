@@ -944,6 +944,16 @@ def test_event_that_differs_is_both_missing_and_unexpected(change):
     assert (len(tally.missing), len(tally.unexpected)) == (1, 1)
 
 
+def test_an_event_that_comes_before_its_turn_is_expected():
+    """Somebody sent the fixture first: ours is the duplicate, and the event has come."""
+    tally = local.Tally()
+    said = {"provider": "veriff", "native_type": "decision", "endpoint": "veriff"}
+    tally.arrive(said)
+    assert tally.unexpected == ["veriff decision"]
+    tally.expect(sent_fixture(**said))
+    assert (tally.missing, tally.unexpected) == ([], [])
+
+
 def test_second_event_of_a_kind_is_unexpected():
     """An event that comes twice is noticed."""
     tally = local.Tally()

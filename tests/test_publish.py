@@ -198,7 +198,7 @@ MURMUR2 = {
 
 def test_records_stand_where_a_java_client_would_put_them(kafka, topics):
     """One process, one partition, the same as Flink or a Java producer computes."""
-    deployment = topics()
+    deployment = topics(**{"raw.partitions": 12})
     deliveries = [delivery_of(b'{"id":"%s"}' % key.encode()) for key in MURMUR2 for _ in range(2)]
     with Publishing(kafka.bootstrap, deployment.prefix) as publishing:
         assert set(publishing.publish(*deliveries)) == {None}
