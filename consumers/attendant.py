@@ -75,7 +75,10 @@ class Attendant(Meter, SeenTelemetry):
         self.is_stalled = True
         why = f"stalled: at least half of {native_type} became dead letters"
         self._readiness.set("mapping", why)
-        then = "mend the mapping and start anew, or `python -m consumers resume`"
+        then = (
+            "mend the mapping, raise its REVISION and start anew, or go on as it is with "
+            "`python -m consumers resume --admin` and this process's address"
+        )
         log.error("stalled", native_type=native_type, then=then)
 
     def rebuilt(self, partition: Partition, entries: int, seconds: float) -> None:

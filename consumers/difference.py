@@ -246,7 +246,8 @@ class Difference:
         yield from self._remarks(standing)
 
     def _remarks(self, standing: Standing) -> Iterator[str]:
-        if self._verdicts["unraised"]:
+        foreign = self._fields["event_id"] and self._fields["event_id"] == self._compared
+        if self._verdicts["unraised"] and not foreign:
             yield (
                 f"{self._verdicts['unraised']:,} differ from events that carry revision "
                 f"{self._revision} already: nothing would come of replaying them, because a "
@@ -259,10 +260,10 @@ class Difference:
                 "event, readers keep it"
             )
         if self._fields["event_id"]:
-            every = self._fields["event_id"] == self._compared
             yield f"{self._fields['event_id']:,} events would get another id" + (
-                ": all that differ do, so look first whether EVENT_KEY is the deployment's"
-                if every
+                ": all that differ do, so EVENT_KEY is not the one they were made with; set the "
+                "consumers' own before anything else"
+                if foreign
                 else ": readers would hold both, the old one and the new one"
             )
         if standing.unreadable:

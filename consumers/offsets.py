@@ -233,7 +233,7 @@ def failing(found: GroupLag) -> list[tuple[str, int, int]]:
 
     As type, records and failures, of all partitions together; the most failures first.
     """
-    windows = [stall.Window(one.recent) for one in found.positions if one.recent]
+    windows = _windows(found)
     newest = max((window.newest for window in windows), default=0)
     counts: dict[str, tuple[int, int]] = {}
     for window in windows:
@@ -242,6 +242,16 @@ def failing(found: GroupLag) -> list[tuple[str, int, int]]:
             counts[native_type] = (records_before + records, failures_before + failures)
     found_types = [(name, *count) for name, count in counts.items() if count[1]]
     return sorted(found_types, key=lambda one: one[2], reverse=True)
+
+
+def _windows(found: GroupLag) -> list[stall.Window]:
+    """Give the windows of the newest mapping: what failed under an older one is mended."""
+    newest = max((one.mapping_revision or 0 for one in found.positions), default=0)
+    return [
+        stall.Window(one.recent)
+        for one in found.positions
+        if one.recent and one.mapping_revision == newest
+    ]
 
 
 _HEADS = ("partition", "committed", "end", "behind", "seconds", "last record handled", "mapping")
@@ -270,11 +280,11 @@ def lag_lines(found: GroupLag, now: float) -> list[str]:
             f"  failing: {failures:,} of {records:,} {native_type} in the {stall.MINUTES} minutes "
             "before the last commits"
         )
-    stalled = stall.stalled([stall.Window(one.recent) for one in found.positions if one.recent])
+    stalled = stall.stalled(_windows(found))
     if stalled is not None:
         lines.append(
-            f"  stalled: too much of {stalled} fails; mend the mapping, then "
-            f"`python -m consumers resume {found.provider}`"
+            f"  stalled: too much of {stalled} fails; mend the mapping, raise its REVISION and "
+            f"start anew, or go on as it is: `python -m consumers resume {found.provider}`"
         )
     return lines
 

@@ -131,7 +131,7 @@ def _key(environ: Mapping[str, str], name: str, *, demo: bool) -> bytes:
     else:
         raise ConfigurationError(
             f"{name} is not set: give {LEAST_KEY_BYTES} or more random bytes as text, in {name} "
-            f"or a file named by {file_name}, and keep them (or try things out with --demo)"
+            f"or a file named by {file_name}, and keep them (`run --demo` makes some up)"
         )
     try:
         key = text.encode()

@@ -518,7 +518,8 @@ class Worker:
         self._unanswered -= 1
         for reading in self._owned.values():
             reading.asked = reading.committed
-        if self._unfinished() and self._open.due is None:
+            reading.due = reading.due or self._forgiving
+        if (self._unfinished() or self._forgiving) and self._open.due is None:
             self._open.due = self._clock() + self._settings.barrier_seconds
         self._telemetry.commit_failed(why)
 

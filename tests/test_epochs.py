@@ -245,6 +245,16 @@ def test_resuming_is_remembered_where_nothing_comes():
     assert passport.read(kafka.commits[0][P].passport).recent == {}
 
 
+def test_resuming_is_remembered_although_the_commit_fails():
+    """The emptied passport is offered again until it is stored."""
+    fails = [lambda it: it.commit_failed("unanswered"), *[[]] * 6]
+    kafka = Kafka(lambda it: it.assigned(passed_on()), [], [], *fails)
+    worker = worker_of(kafka, forgiving=True)
+    steps(worker, 11)
+    assert offsets_of(kafka) == [{P: 150}, {P: 150}]
+    assert passport.read(kafka.commits[1][P].passport).recent == {}
+
+
 def test_a_replayed_record_is_received_when_it_is_replayed():
     """Its first receipt may be out of every window: further copies would not be known."""
     kafka, memory = (

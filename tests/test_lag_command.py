@@ -108,8 +108,8 @@ def test_a_stall_is_told():
     """Failures of the last minutes, over all partitions, as the commits carry them."""
     minute = int(NOW // 60)
 
-    def one(partition, recent):
-        passed = Passport(mapping_revision=1, last_record_at=int(NOW * 1000), recent=recent)
+    def one(partition, recent, revision=1):
+        passed = Passport(mapping_revision=revision, last_record_at=int(NOW * 1000), recent=recent)
         return position(partition, Checkpoint(1, passed), 0, 1, None, NOW)
 
     found = group(
@@ -120,6 +120,8 @@ def test_a_stall_is_told():
     lines = lag_lines(found, NOW)
     assert lines[-2] == ("  failing: 80 of 120 decision in the 5 minutes before the last commits")
     assert "`python -m consumers resume p`" in lines[-1]
+    mended = group(one(0, {"decision": [(minute, 120, 80)]}), one(1, {}, revision=2))
+    assert "stalled" not in "\n".join(lag_lines(mended, NOW))
     some = group(one(0, {"decision": [(minute, 60, 1)]}))
     assert "stalled" not in "\n".join(lag_lines(some, NOW))
 
