@@ -597,7 +597,8 @@ def test_another_event_key_is_suspected(pipeline, today):
     pipeline.work(Mapping())
     today(Mapping(2, natural_key=("x",)))
     _, said = pipeline.replay(Choice(asked=Wanted(), words=("1h",), raw=True), yes=False)
-    assert "look first whether EVENT_KEY" in said
+    assert "so EVENT_KEY is not the one they were made with" in said
+    assert "raise REVISION" not in said
 
 
 @pytest.mark.kafka
