@@ -90,8 +90,8 @@ class LagTracker(Telemetry):
     def committed(self, offsets: Mapping[Partition, int]) -> None:
         """Take note of acknowledged commits.
 
-        They fall on the edges of batches; one within a batch would leave the whole batch
-        counted as uncommitted, which errs on the side of too much lag.
+        They fall on the edges of epochs. One within a batch (dear records cut it) leaves the whole
+        batch counted as uncommitted, which errs on the side of too much lag.
         """
         with self._lock:
             for partition, offset in offsets.items():

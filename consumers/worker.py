@@ -701,7 +701,7 @@ class Worker:
         for partition, ids in wanted.items():
             found[partition] = self._seen.find(partition, ids)
             if not self._seen.knows(partition):
-                self._telemetry.written_unchecked(len(ids))
+                self._telemetry.written_unchecked(len(set(ids) - found[partition].keys()))
         return found
 
     def _handle(
@@ -719,39 +719,51 @@ class Worker:
             start = reading.position
             sheet = _Sheet(Page(first_offset=start, next_offset=start))
             self._open.sheets[partition] = sheet
-        written: list[bytes] = []
-        duplicates: list[tuple[int, int]] = []
-        firsts: list[First] = []
-        dropped: list[bytes] = []
-        events = len(decision.event_ids)
-        if events:
-            here = First(
-                record.partition,
-                record.offset,
-                _received_at(record, decision),
-                self._settings.mapping_revision,
-            )
-            before = found.get(partition, {})
-            for index, event_id in enumerate(decision.event_ids):
-                if self._seen is not None:
-                    first = self._first(event_id, here, reading, before, decision)
-                    if first is not None:
-                        age = max(0, here.received_at - first.received_at)
-                        duplicates.append((index, age))
-                        firsts.append(first)
-                        dropped.append(event_id)
-                        continue
-                    sheet.entries[event_id] = reading.fresh[event_id] = here
-                self._put_out(decision.outputs[index], deadline)
-                written.append(event_id)
-        for letter in decision.outputs[events:]:
-            self._put_out(letter, deadline)
-        letters = len(decision.outputs) - events
-        code = _fate(len(written), len(duplicates), letters)
-        sheet.page.add(record.offset, code, written, firsts, letters, dropped)
+        repeated = self._repeated(record, decision, reading, sheet, found)
+        for index, output in enumerate(decision.outputs):
+            if index not in repeated:
+                self._put_out(output, deadline)
+        ids = decision.event_ids
+        letters = len(decision.outputs) - len(ids)
+        written = [one for index, one in enumerate(ids) if index not in repeated]
+        sheet.page.add(
+            record.offset,
+            _fate(len(written), len(repeated), letters),
+            written,
+            list(repeated.values()),
+            letters,
+            [ids[index] for index in repeated],
+        )
         reading.position = record.offset + 1
         reading.last_timestamp = record.timestamp
+        duplicates: Sequence[tuple[int, int]] = ()
+        if repeated:
+            now = _received_at(record, decision)
+            duplicates = [(at, max(0, now - one.received_at)) for at, one in repeated.items()]
         self._telemetry.handled(decision, duplicates)
+
+    def _repeated(
+        self,
+        record: Record,
+        decision: Decision,
+        reading: _Reading,
+        sheet: _Sheet,
+        found: Mapping[Partition, Mapping[bytes, First]],
+    ) -> dict[int, First]:
+        """Tell which events of a record were written before, and where; note the others as new."""
+        repeated: dict[int, First] = {}
+        if self._seen is None or not decision.event_ids:
+            return repeated
+        revision = self._settings.mapping_revision
+        here = First(record.partition, record.offset, _received_at(record, decision), revision)
+        before = found.get((record.topic, record.partition), {})
+        for index, event_id in enumerate(decision.event_ids):
+            first = self._first(event_id, here, reading, before, decision)
+            if first is None:
+                sheet.entries[event_id] = reading.fresh[event_id] = here
+            else:
+                repeated[index] = first
+        return repeated
 
     def _first(
         self,
