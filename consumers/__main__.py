@@ -292,8 +292,8 @@ def audit(
     Without a range: everything from the raw log's start to the committed offsets. Reads the raw
     records of the range and, from the time of its first one on, the ledger, the events and the
     dead letters. Needs about 30 bytes of memory for a record, 100 for an event, 200 for a
-    duplicate, and 300 MB for Kafka's client. An event that came again is told as such only if both its records are in the
-    range. Exits 1 if it is not proven.
+    duplicate, and 300 MB for Kafka's client. An event that came again is told as such only if
+    both its records are in the range. Exits 1 if it is not proven.
     """
     _known(provider)
     asked = wanted(offset or [], since, until, time.time())
