@@ -16,6 +16,7 @@ from consumers import tail as tailing
 from consumers.audit import audit as audited
 from consumers.audit import report_lines
 from consumers.choice import Choice, checked
+from consumers.contract import Halted
 from consumers.evidence import CLOCKS_APART_MS, gather
 from consumers.explain import explained, fate_of
 from consumers.normalizers import NORMALIZERS
@@ -30,7 +31,6 @@ from consumers.settings import (
     load_keys,
     load_settings,
 )
-from consumers.worker import Halted
 from gateway.delivery import group_id, output_topic, raw_topic
 from gateway.kafka import RangeUnread, client_config, topic_prefix, wanted
 from gateway.process import (

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 import confluent_kafka
 import structlog
 
+from consumers.contract import CommitFailure
 from consumers.metrics import Meter
 from consumers.records import Partition
 from consumers.seen import SeenTelemetry
-from consumers.worker import CommitFailure
 from gateway.process import Readiness, Sparing
 
 VERSION = "0.1.0"

@@ -40,9 +40,7 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from consumers.lag import LagTracker
-from consumers.records import Headers, Output, Partition, Record
-from consumers.worker import (
+from consumers.contract import (
     Checkpoint,
     CommitFailure,
     Halted,
@@ -51,6 +49,8 @@ from consumers.worker import (
     Refusal,
     Telemetry,
 )
+from consumers.lag import LagTracker
+from consumers.records import Headers, Output, Partition, Record
 
 LibrdkafkaConfig = Mapping[str, Any]
 """librdkafka keys, such as bootstrap.servers and security.protocol, and their values."""

@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from consumers.broker import CLOSE_SECONDS, TRYING_ON, close_within, told_with
+from consumers.contract import Halted
 from consumers.records import Partition
-from consumers.worker import Halted
 
 Answer = TypeVar("Answer")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from consumers.attendant import Attendant
 from consumers.broker import AfterGap, Broker
 from consumers.codec import encoder
+from consumers.contract import Kafka
 from consumers.dedup import First, pack
 from consumers.fate import Fates
 from consumers.ledger import Delivery, Page, page_outputs
@@ -18,8 +19,8 @@ from consumers.records import Output, Partition
 from consumers.seen import StoreFolders, TopicSeen
 from consumers.settings import AT_LEAST_ONCE, EXACTLY_ONCE, Settings, dedup_days
 from consumers.transactions import TRANSACTION_SECONDS, TransactionalBroker
-from consumers.worker import Kafka, Worker
 from consumers.worker import Settings as LoopSettings
+from consumers.worker import Worker
 from gateway.delivery import group_id, ledger_topic, raw_topic, seen_topic
 from gateway.kafka import ClientLog
 
@@ -53,27 +54,7 @@ class Incarnations:
             stall=self._settings.stall,
             transaction_seconds=None if self._settings.slot is None else TRANSACTION_SECONDS,
         )
-        after_gap: AfterGap = "continue" if self._settings.continue_over_gaps else "halt"
-        kafka: Kafka
-        if self._settings.slot is None:
-            kafka = Broker(
-                self.client,
-                self._raw_topic,
-                self._group,
-                max_poll_interval=loop.max_poll_interval,
-                after_gap=after_gap,
-                telemetry=self._meter,
-            )
-        else:
-            kafka = TransactionalBroker(
-                self.client,
-                self._raw_topic,
-                self._group,
-                self._settings.slot,
-                max_poll_interval=loop.max_poll_interval,
-                after_gap=after_gap,
-                telemetry=self._meter,
-            )
+        kafka = self._kafka(loop.max_poll_interval)
         forgiving, self._forgiving = self._forgiving, False
         seen = self._seen() if self.dedup_days else None
         self._worker = Worker(
@@ -100,6 +81,27 @@ class Incarnations:
         """Delete what is not kept between starts."""
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def _kafka(self, max_poll_interval: float) -> Kafka:
+        after_gap: AfterGap = "continue" if self._settings.continue_over_gaps else "halt"
+        if self._settings.slot is None:
+            return Broker(
+                self.client,
+                self._raw_topic,
+                self._group,
+                max_poll_interval=max_poll_interval,
+                after_gap=after_gap,
+                telemetry=self._meter,
+            )
+        return TransactionalBroker(
+            self.client,
+            self._raw_topic,
+            self._group,
+            self._settings.slot,
+            max_poll_interval=max_poll_interval,
+            after_gap=after_gap,
+            telemetry=self._meter,
+        )
 
     def _seen(self) -> TopicSeen:
         root = self._settings.state_folder or self._scratch or Path(tempfile.gettempdir())

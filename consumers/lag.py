@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from consumers.contract import Span, Telemetry
 from consumers.records import Partition
-from consumers.worker import Span, Telemetry
 
 FRESH_SECONDS = 5.0
 """An observation of the log's end older than this proves nothing about now."""

@@ -13,11 +13,11 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from consumers.contract import CommitFailure, Span
 from consumers.failures import ErrorKind
 from consumers.fate import Fate
 from consumers.lag import LagTracker
 from consumers.records import OTHER, Decision, Partition
-from consumers.worker import CommitFailure, Span
 
 DedupTrouble = Literal["late", "unreadable", "discarded"]
 """What can be wrong with the memory of what was seen; none of it loses an event."""

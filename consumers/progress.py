@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 from consumers.committed import Committed
-from consumers.worker import Halted
+from consumers.contract import Halted
 from gateway.kafka import Range
 
 ALIVE_SECONDS = 30.0

@@ -17,6 +17,7 @@ from consumers.broker import producer_config
 from consumers.choice import Choice
 from consumers.codec import encoder, single_object_prefix
 from consumers.committed import Committed
+from consumers.contract import Halted
 from consumers.copies import replay_copy, replay_of
 from consumers.difference import Difference, Standing, Verdict, days_before
 from consumers.fate import Fates
@@ -25,7 +26,6 @@ from consumers.letters import Letters
 from consumers.normalizers import NORMALIZERS
 from consumers.progress import Progress, replay_group
 from consumers.records import Headers, Output, Record
-from consumers.worker import Halted
 from gateway.delivery import dead_topic, group_id, output_topic, raw_topic
 from gateway.kafka import Range, RangeUnread, Wanted, find_ranges, read_ranges
 

@@ -9,10 +9,11 @@ import structlog
 
 from consumers.attendant import Attendant
 from consumers.broker import EndProbe
+from consumers.contract import Halted
 from consumers.incarnations import Incarnations
 from consumers.normalizers import NORMALIZERS
 from consumers.settings import SPARE_DAYS, Settings, dedup_days
-from consumers.worker import Halted, keep_going
+from consumers.worker import keep_going
 from gateway.delivery import (
     BOOKS_MESSAGE_BYTES,
     DEAD_MESSAGE_BYTES,

@@ -58,10 +58,10 @@ from consumers.broker import (
     close_within,
     no_such_topic,
 )
+from consumers.contract import Halted, Interrupted
 from consumers.dedup import First, SeenFormatError, unpack
 from consumers.records import Partition
 from consumers.store import StoreCorrupt, StoreHeld, StoreUnusable
-from consumers.worker import Halted, Interrupted
 
 REBUILD_SECONDS = 300.0
 _CLOCKS_APART_MS = 600_000

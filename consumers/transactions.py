@@ -43,8 +43,8 @@ from consumers.broker import (
     close_within,
     offsets_of,
 )
+from consumers.contract import Checkpoint, Halted, Interrupted, Listener, Refusal, Telemetry
 from consumers.records import Output, Partition, Record
-from consumers.worker import Checkpoint, Halted, Interrupted, Listener, Refusal, Telemetry
 
 TRANSACTION_SECONDS = 10.0
 """An open transaction holds back every read_committed reader of the shared output topic."""

@@ -12,11 +12,11 @@ import msgspec
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
+from consumers.contract import CommitFailure
 from consumers.event import Category, Outcome, ReasonCode, Status
 from consumers.failures import ErrorKind
 from consumers.metrics import STAGES, DedupTrouble, Meter
 from consumers.records import OTHER
-from consumers.worker import CommitFailure
 from deploy.dashboard import dashboard
 from gateway.metrics import PRODUCE_FAILURES, UNKNOWN, GatewayMetrics
 from gateway.rejections import REASONS, Result

@@ -5,7 +5,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 
 from consumers import committed as module
 from consumers.committed import Committed
-from consumers.worker import Halted
+from consumers.contract import Halted
 from gateway.delivery import group_id, raw_topic
 from tests.deployment import ROOT, until
 

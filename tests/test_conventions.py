@@ -96,7 +96,7 @@ def test_the_loop_knows_no_kafka_client_and_the_pure_part_no_world():
         "gateway/receive.py", "gateway/headers.py", "gateway/delivery.py", "gateway/rejections.py",
         "gateway/canonical_json.py",
         *(f"gateway/signatures/{path.name}" for path in (ROOT / "gateway/signatures").glob("*.py")),
-        "consumers/worker.py", "consumers/fate.py", "consumers/event.py",
+        "consumers/worker.py", "consumers/contract.py", "consumers/fate.py", "consumers/event.py",
         "consumers/identity.py", "consumers/failures.py", "consumers/codec.py",
         *(f"consumers/normalizers/{name}.py" for name in NORMALIZERS),
     )  # fmt: skip

@@ -6,11 +6,12 @@ from collections import Counter
 import pytest
 
 from consumers import passport
+from consumers.contract import Checkpoint, Interrupted, Telemetry
 from consumers.dedup import First
 from consumers.ledger import page_outputs, read_entry
 from consumers.records import Decision, Output
 from consumers.store import MemoryStore
-from consumers.worker import Checkpoint, Interrupted, Settings, Telemetry, Worker
+from consumers.worker import Settings, Worker
 from tests.test_worker import FakeKafka, P, Q, answered, assign, offsets_of, record
 
 EVENTS, LETTERS, LEDGER, SEEN = "verification.events", "dlq.veriff", "ledger.veriff", "seen.veriff"

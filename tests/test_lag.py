@@ -2,8 +2,8 @@
 
 import threading
 
+from consumers.contract import Span
 from consumers.lag import FRESH_SECONDS, Lag, LagTracker
-from consumers.worker import Span
 
 P = ("raw.veriff", 0)
 NOON = 1_800_000_000.0

@@ -17,6 +17,7 @@ from consumers.broker import producer_config
 from consumers.choice import Choice, checked
 from consumers.codec import decode, encoder, single_object_prefix
 from consumers.committed import Committed
+from consumers.contract import Halted
 from consumers.copies import replay_copy
 from consumers.dedup import First, is_duplicate
 from consumers.difference import changed_fields
@@ -27,7 +28,6 @@ from consumers.normalizers import NORMALIZERS, veriff
 from consumers.progress import Progress, replay_group
 from consumers.records import Record
 from consumers.replay import Pace, Replay, record_of
-from consumers.worker import Halted
 from gateway.delivery import (
     ATTEMPT,
     HISTORY,

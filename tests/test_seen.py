@@ -14,10 +14,10 @@ from confluent_kafka import KafkaError, KafkaException, Producer, TopicCollectio
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from consumers import seen as module
+from consumers.contract import Halted, Interrupted
 from consumers.dedup import First, pack
 from consumers.seen import MemoryStores, SeenTelemetry, StoreFolders, TopicSeen, grown_from
 from consumers.store import MemoryStore, StoreCorrupt, StoreHeld, StoreUnusable
-from consumers.worker import Halted, Interrupted
 
 pytestmark = pytest.mark.kafka
 

@@ -14,9 +14,9 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from consumers.committed import Committed
+from consumers.contract import Checkpoint, Halted, Interrupted
 from consumers.records import Output
 from consumers.transactions import TransactionalBroker, transaction_keys
-from consumers.worker import Checkpoint, Halted, Interrupted
 
 pytestmark = pytest.mark.kafka
 
@@ -298,7 +298,7 @@ VICTIM = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
 from tests.test_transactions import Place, Member, until
-from consumers.worker import Checkpoint
+from consumers.contract import Checkpoint
 here = Place.__new__(Place)
 here.config = {"bootstrap.servers": sys.argv[2], "session.timeout.ms": 1000,
                "heartbeat.interval.ms": 200}

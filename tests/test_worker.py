@@ -10,17 +10,9 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from consumers import passport
 from consumers.broker import Broker, _refusal, consumer_config, producer_config, start_offset
+from consumers.contract import Checkpoint, Halted, Interrupted, Refusal, Telemetry
 from consumers.records import Decision, Output, Record
-from consumers.worker import (
-    Checkpoint,
-    Halted,
-    Interrupted,
-    Refusal,
-    Settings,
-    Telemetry,
-    Worker,
-    keep_going,
-)
+from consumers.worker import Settings, Worker, keep_going
 
 P = ("raw.veriff", 0)
 Q = ("raw.veriff", 1)

@@ -25,10 +25,11 @@ from hypothesis.stateful import (
 from msgspec import structs
 
 from consumers import worker as loop
+from consumers.contract import Checkpoint, Halted, Interrupted, Refusal
 from consumers.lag import Lag, LagTracker
 from consumers.ledger import page_outputs, read_entry
 from consumers.records import Decision, Output, Record
-from consumers.worker import Checkpoint, Halted, Interrupted, Refusal, Settings, Worker
+from consumers.worker import Settings, Worker
 
 SCHEDULES = 2_500
 STEPS = 12
