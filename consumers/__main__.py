@@ -32,7 +32,7 @@ from consumers.settings import (
     load_settings,
 )
 from gateway.delivery import group_id, output_topic, raw_topic
-from gateway.kafka import RangeUnread, client_config, topic_prefix, wanted
+from gateway.kafka import client_config, topic_prefix
 from gateway.process import (
     EXIT_FAILED,
     EXIT_MISUSED,
@@ -41,6 +41,7 @@ from gateway.process import (
     on_stop_signals,
     start_logging,
 )
+from gateway.ranges import RangeUnread, wanted
 
 
 class Authenticity(enum.StrEnum):

@@ -8,8 +8,8 @@ import msgspec
 
 from consumers.failures import ErrorKind, told
 from consumers.records import Headers
-from gateway.kafka import Wanted
 from gateway.process import ConfigurationError
+from gateway.ranges import Wanted
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):

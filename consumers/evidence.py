@@ -29,8 +29,8 @@ from gateway.delivery import (
     output_topic,
     raw_topic,
 )
-from gateway.kafka import Range, RangeUnread, Wanted, find_ranges, read_ranges
 from gateway.process import ConfigurationError
+from gateway.ranges import Range, RangeUnread, Wanted, find_ranges, read_ranges
 
 CLOCKS_APART_MS = 300_000
 """How far the clocks of brokers, which stamp the records, are believed to differ at most."""

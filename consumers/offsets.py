@@ -20,8 +20,8 @@ from consumers.committed import Committed
 from consumers.passport import Passport
 from consumers.records import Partition
 from gateway.delivery import group_id, raw_topic
-from gateway.kafka import Range, read_ranges
 from gateway.process import ConfigurationError
+from gateway.ranges import Range, read_ranges
 
 LOOKUP_SECONDS = 10.0
 _AGAIN_SECONDS = 0.2

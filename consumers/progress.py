@@ -8,7 +8,7 @@ import msgspec
 
 from consumers.committed import Committed
 from consumers.contract import Halted
-from gateway.kafka import Range
+from gateway.ranges import Range
 
 ALIVE_SECONDS = 30.0
 """How long the last sign of a replay says that it is still at work."""

@@ -27,7 +27,7 @@ from consumers.normalizers import NORMALIZERS
 from consumers.progress import Progress, replay_group
 from consumers.records import Headers, Output, Record
 from gateway.delivery import dead_topic, group_id, output_topic, raw_topic
-from gateway.kafka import Range, RangeUnread, Wanted, find_ranges, read_ranges
+from gateway.ranges import Range, RangeUnread, Wanted, find_ranges, read_ranges
 
 Say = Callable[[str], None]
 

@@ -12,15 +12,7 @@ import uvloop
 
 from gateway.delivery import raw_topic
 from gateway.endpoints import load_endpoints
-from gateway.kafka import (
-    RangeUnread,
-    client_config,
-    find_ranges,
-    read_ranges,
-    redacted,
-    topic_prefix,
-    wanted,
-)
+from gateway.kafka import client_config, redacted, topic_prefix
 from gateway.process import (
     EXIT_FAILED,
     EXIT_MISUSED,
@@ -30,6 +22,7 @@ from gateway.process import (
     start_logging,
 )
 from gateway.providers import PROVIDERS
+from gateway.ranges import RangeUnread, find_ranges, read_ranges, wanted
 from gateway.send import RUN_FILE, Secret, fixture, of_the_run, post, signed
 from gateway.serve import serve as serve_one
 from gateway.serve import serve_several, worker

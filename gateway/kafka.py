@@ -1,32 +1,22 @@
 """KAFKA_* variables become librdkafka keys; topics are checked before anything rests on them.
 
-What we promise is not for these variables to change. Also the reader of a bounded range of a
-topic, for the commands that look back.
+What we promise is not for these variables to change.
 """
 
 import re
-import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import structlog
 from confluent_kafka import (
-    Consumer,
-    IsolationLevel,
     KafkaError,
     KafkaException,
-    Message,
     Producer,
-    TopicPartition,
 )
 from confluent_kafka.admin import (
     AdminClient,
     ConfigResource,
     ConfigSource,
-    OffsetSpec,
     ResourceType,
 )
 
@@ -61,6 +51,11 @@ _PATHS = frozenset(
     }
 )
 _SECRET = re.compile(r"password|passphrase|secret|\.pem$|oauthbearer\.config")
+MAY_NOT: Sequence[int] = (
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+)
+"""Kafka's answers that say: a right is missing."""
 
 
 def client_config(environ: Mapping[str, str]) -> dict[str, str]:
@@ -198,7 +193,7 @@ def topic_problem(
                     f"the topic {resource.name} does not exist; create it with "
                     "`python -m deploy topics apply`"
                 )
-            if code in _MAY_NOT:
+            if code in MAY_NOT:
                 return (
                     f"this client may not describe the configuration of {resource.name}; grant "
                     "it DescribeConfigs on the topic"
@@ -245,10 +240,6 @@ def _replicas(admin: AdminClient, topic: str, timeout: float) -> list[int]:
 
 _APPLY = "python -m deploy topics apply"
 _DAY_MS = 86_400_000
-_MAY_NOT: Sequence[int] = (
-    KafkaError.TOPIC_AUTHORIZATION_FAILED,
-    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
-)
 
 
 def _problem(topic: str, needs: TopicNeeds, entries: Mapping[str, object]) -> str | None:
@@ -293,267 +284,3 @@ def _deleted_too_early(
             f"`{_APPLY}`"
         )
     return None
-
-
-# -- a bounded range of a topic --
-
-_LOOKUP_SECONDS = 10.0
-_LOOKUP_PAUSE_SECONDS = 0.2
-SILENCE_SECONDS = 30.0
-"""How long a partition that holds more may give nothing before a reader gives up."""
-_MOST_MESSAGES = 500
-_OFFSETS = re.compile(r"([0-9]{1,9}):([0-9]{1,18})(-[0-9]{0,18})?", re.ASCII)
-_AGO = re.compile(r"([0-9]{1,9})([smhdw])", re.ASCII)
-_UNIT_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
-_FOR_EVER = 2**62
-
-
-class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """Which records of a topic somebody asks for; everything where nothing is said.
-
-    `offsets` are the first and the last one by partition; where some are given, only those
-    partitions are meant. Times are Kafka's, in milliseconds since the epoch; `until` is the
-    first moment that is not meant.
-    """
-
-    offsets: Mapping[int, tuple[int, int]] = {}
-    since: int | None = None
-    until: int | None = None
-
-
-class Range(msgspec.Struct, frozen=True):
-    """Offsets of one partition, from `first` up to and without `end`."""
-
-    partition: int
-    first: int
-    end: int
-
-
-class RangeUnread(Exception):  # noqa: N818 - a state of the cluster, not an error of ours
-    """A range was not read to its end; the text is one sentence that says why."""
-
-
-def wanted(offsets: Sequence[str], since: str, until: str, now: float) -> Wanted:
-    """Read what a command line says: PARTITION:FROM-TO, and times as ISO 8601 or 2h, 3d (ago).
-
-    TO is included; without it everything from FROM on, and PARTITION:OFFSET is one record. A
-    time without a zone is UTC. Empty texts say nothing. `now` is in seconds since the epoch.
-    Raises ConfigurationError.
-    """
-    found: dict[int, tuple[int, int]] = {}
-    for text in offsets:
-        match = _OFFSETS.fullmatch(text)
-        if match is None:
-            raise ConfigurationError(
-                f"--offset {text!r}: it should be PARTITION:FROM-TO, for example 3:1000-1999"
-            )
-        partition, first = int(match[1]), int(match[2])
-        dash = match[3]
-        last = first if dash is None else int(dash[1:] or _FOR_EVER)
-        if last < first:
-            raise ConfigurationError(f"--offset {text!r}: it ends before it begins")
-        if partition in found:
-            raise ConfigurationError(f"--offset {text!r}: give one range for each partition")
-        found[partition] = (first, last)
-    begin, end = _moment(since, "--since", now), _moment(until, "--until", now)
-    if begin is not None and end is not None and end <= begin:
-        raise ConfigurationError(f"--until {until!r} is not after --since {since!r}")
-    return Wanted(offsets=found, since=begin, until=end)
-
-
-def _moment(text: str, option: str, now: float) -> int | None:
-    if not text:
-        return None
-    ago = _AGO.fullmatch(text)
-    if ago is not None:
-        return max(0, int((now - int(ago[1]) * _UNIT_SECONDS[ago[2]]) * 1000))
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise ConfigurationError(
-            f"{option} {text!r}: it should be a time such as 2026-07-01T12:00Z, or how long ago, "
-            "such as 90m, 2h or 3d"
-        ) from None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return max(0, int(moment.timestamp() * 1000))  # Kafka's time begins in 1970
-
-
-def find_ranges(
-    config: Mapping[str, Any],
-    topic: str,
-    asked: Wanted = Wanted(),  # noqa: B008 - frozen
-) -> list[Range]:
-    """Give the ranges that hold what was asked for, as the topic stands now.
-
-    They end at the last stable offset of this moment: what comes later, or stands in a
-    transaction that is still open, is not in them. Partitions that hold nothing of it are left
-    out. Raises ConfigurationError if the cluster does not answer, or has no such topic or
-    partition.
-    """
-    admin = AdminClient({"log_level": "0", **config})
-    partitions = _partitions(admin, config, topic)
-    for number in asked.offsets:
-        if number not in partitions:
-            raise ConfigurationError(
-                f"{topic} has no partition {number}; it has {len(partitions)}, counted from 0"
-            )
-    numbers = sorted(asked.offsets or partitions)
-    first = _log_offsets(admin, topic, numbers, OffsetSpec.earliest())  # type: ignore[no-untyped-call] # a classmethod without annotations
-    end = _log_offsets(admin, topic, numbers, OffsetSpec.latest())  # type: ignore[no-untyped-call] # a classmethod without annotations
-    for moment, bound in ((asked.since, first), (asked.until, end)):
-        if moment is None:
-            continue
-        at = _log_offsets(admin, topic, numbers, OffsetSpec.for_timestamp(moment))
-        for number in numbers:
-            # negative: no record is that young
-            bound[number] = end[number] if at[number] < 0 else min(at[number], end[number])
-    found = []
-    for number in numbers:
-        low, high = asked.offsets.get(number, (0, _FOR_EVER))
-        one = Range(number, max(first[number], low), min(end[number], high + 1))
-        if one.first < one.end:
-            found.append(one)
-    return found
-
-
-def _partitions(admin: AdminClient, config: Mapping[str, Any], topic: str) -> list[int]:
-    try:
-        known = admin.list_topics(topic, timeout=_LOOKUP_SECONDS).topics[topic]
-    except KafkaException as error:
-        raise ConfigurationError(f"Kafka does not answer at {config['bootstrap.servers']}") from (
-            error
-        )
-    if known.error is not None and known.error.code() in _MAY_NOT:
-        raise ConfigurationError(f"this client may not read {topic}; grant it Read on the topic")
-    if known.error is not None or not known.partitions:
-        raise ConfigurationError(
-            f"there is no topic {topic}; is TOPIC_PREFIX right? (`make run` uses demo.)"
-        )
-    return sorted(known.partitions)
-
-
-def _log_offsets(
-    admin: AdminClient, topic: str, numbers: Sequence[int], which: OffsetSpec
-) -> dict[int, int]:
-    """Ask one thing of every partition.
-
-    After a change of leader the first answer is a refusal, as it is for a while where a topic
-    was made just now.
-    """
-    found: dict[int, int] = {}
-    problem: KafkaException | None = None
-    end = time.monotonic() + _LOOKUP_SECONDS
-    while time.monotonic() < end:
-        question = {TopicPartition(topic, number): which for number in numbers}
-        answers = admin.list_offsets(
-            question,
-            isolation_level=IsolationLevel.READ_COMMITTED,
-            request_timeout=_LOOKUP_SECONDS,
-        )
-        for asked, answer in answers.items():
-            try:
-                found[asked.partition] = answer.result().offset
-            except KafkaException as error:
-                problem = error
-        if len(found) == len(numbers):
-            return found
-        try:
-            admin.list_topics(topic, timeout=_LOOKUP_SECONDS)
-        except KafkaException as error:
-            problem = error
-        time.sleep(_LOOKUP_PAUSE_SECONDS)
-    name = problem.args[0].name() if problem is not None else "no answer"
-    raise ConfigurationError(f"{topic} does not say where its log begins and ends: {name}")
-
-
-def read_ranges(
-    config: Mapping[str, Any],
-    topic: str,
-    ranges: Sequence[Range],
-    stopping: Callable[[], bool] = lambda: False,
-) -> Iterator[list[Message]]:
-    """Yield every committed record of the ranges once, some at a time, in order per partition.
-
-    Ends when the ranges do, or when it is time to stop. Offsets without a record (markers of
-    transactions, what was aborted) are passed over. Raises RangeUnread.
-    """
-    reading = _Reading(topic, ranges)
-    if not reading.ends:
-        return
-    consumer = Consumer(
-        {
-            "log_level": "0",
-            **config,
-            "group.id": f"verihook-reader-{uuid.uuid4().hex}",
-            "enable.auto.commit": False,
-            "enable.auto.offset.store": False,
-            "auto.offset.reset": "error",
-            "isolation.level": "read_committed",
-            "allow.auto.create.topics": False,
-            # The position stays before a marker at the log's end: only this tells the end.
-            "enable.partition.eof": True,
-        }
-    )
-    try:
-        consumer.incremental_assign(
-            [TopicPartition(topic, one.partition, one.first) for one in ranges]
-        )
-        heard = time.monotonic()
-        while reading.ends and not stopping():
-            found, done = reading.sorted_out(consumer.consume(_MOST_MESSAGES, 0.2))
-            if done and reading.ends:
-                consumer.incremental_unassign([TopicPartition(topic, one) for one in done])
-            if found:
-                yield found
-            if found or done:
-                heard = time.monotonic()  # what the caller did meanwhile is not Kafka's silence
-            elif time.monotonic() - heard > SILENCE_SECONDS:
-                raise RangeUnread(
-                    f"{topic} gave nothing for {SILENCE_SECONDS:g} s: {reading.trouble}"
-                )
-    finally:
-        consumer.close()
-
-
-class _Reading:
-    """Which partitions are still to be read, and to where; `trouble` is the last one heard of."""
-
-    def __init__(self, topic: str, ranges: Sequence[Range]) -> None:
-        self._topic = topic
-        self.ends = {one.partition: one.end for one in ranges if one.first < one.end}
-        self.trouble = "no answer"
-
-    def sorted_out(self, messages: Sequence[Message]) -> tuple[list[Message], set[int]]:
-        """Give the records within the ranges, and the partitions that are done with them."""
-        found: list[Message] = []
-        done: set[int] = set()
-        for message in messages:
-            number, offset = message.partition(), message.offset()
-            if number is None or offset is None or number not in self.ends:
-                continue
-            end, error = self.ends[number], message.error()
-            if error is None:
-                if offset < end:
-                    found.append(message)
-                if offset >= end - 1:
-                    done.add(number)
-            elif error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001 - the client's public names begin so
-                self.trouble = _judged(self._topic, number, error)
-            elif offset >= end:  # not so while a new leader does not know the end yet
-                done.add(number)
-        for number in done:
-            del self.ends[number]
-        return found, done
-
-
-def _judged(topic: str, partition: int, error: KafkaError) -> str:
-    """Name a trouble that may pass; raise RangeUnread for one that does not."""
-    if error.code() in _MAY_NOT:
-        raise RangeUnread(f"this client may not read {topic}; grant it Read on the topic")
-    if error.code() in {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}:  # noqa: SLF001
-        raise RangeUnread(
-            f"{topic}[{partition}] no longer has the offsets to be read: retention deleted them "
-            "meanwhile"
-        )
-    return error.name()

@@ -32,7 +32,7 @@ from gateway.delivery import (
     output_topic,
     raw_topic,
 )
-from gateway.kafka import RangeUnread, Wanted
+from gateway.ranges import RangeUnread, Wanted
 from tests.test_consumers_cli import consumers
 from tests.test_ledger import event
 

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from consumers.run import resumed
 from consumers.settings import load_settings
 from gateway.process import Address, Admin, ConfigurationError, Readiness
+from gateway.send import post
 from tests.conftest import EVENT_KEY, SUBJECT_KEY
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -123,8 +124,18 @@ def test_what_cannot_be_used_is_one_sentence(environ, sentence):
     assert "\n" not in str(refused.value)
 
 
-def test_resume_asks_its_process_directly_whatever_the_environment_says(monkeypatch):
-    """A proxy is for the way out; the admin address is of this machine or this network."""
+@pytest.mark.parametrize(
+    ("ask", "text"),
+    [
+        (lambda admin: resumed("veriff", admin), "yes"),
+        (lambda admin: post(f"http://{admin}/resume/veriff", {}, b"").text, "yes"),
+    ],
+    ids=["consumers resume", "gateway send"],
+)
+def test_what_is_on_this_machine_is_asked_directly_whatever_the_environment_says(
+    ask, text, monkeypatch
+):
+    """A proxy is for the way out, and would look for the address on its own side."""
     admin = Admin(
         Address("127.0.0.1", 0), CollectorRegistry(), Readiness(), {"/resume/veriff": lambda: "yes"}
     )
@@ -134,6 +145,19 @@ def test_resume_asks_its_process_directly_whatever_the_environment_says(monkeypa
             monkeypatch.setenv(name, "http://127.0.0.1:1")
         for name in ("no_proxy", "NO_PROXY"):
             monkeypatch.delenv(name, raising=False)
-        assert resumed("veriff", admin.address) == "yes"
+        assert ask(admin.address) == text
+    finally:
+        admin.close()
+
+
+def test_what_is_elsewhere_is_sent_by_the_proxy_of_the_environment(monkeypatch):
+    """Someone who tries a gateway from inside a company's network goes through its proxy."""
+    admin = Admin(Address("127.0.0.1", 0), CollectorRegistry(), Readiness())
+    admin.start()  # stands for the proxy: it answers what no gateway would
+    try:
+        monkeypatch.setenv("http_proxy", f"http://{admin.address}")
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        assert post("http://gateway.example/webhooks/veriff", {}, b"").status in {404, 405}
     finally:
         admin.close()

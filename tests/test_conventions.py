@@ -75,8 +75,8 @@ def test_a_fixture_is_whole(fixture):
 
 
 def test_arrows_between_packages():
-    """The consumers see four modules of the gateway; the gateway sees neither of the others."""
-    allowed = {"delivery", "canonical_json", "kafka", "process"}
+    """The consumers see five modules of the gateway; the gateway sees neither of the others."""
+    allowed = {"delivery", "canonical_json", "kafka", "ranges", "process"}
     for path in tracked():
         if path.suffix != ".py" or path.parent.name == "tests":
             continue
@@ -136,6 +136,23 @@ def test_tests_are_flat():
     """A package of tests named as one of ours would be taken for it."""
     assert not list((ROOT / "tests").rglob("__init__.py"))
     assert not [path for path in (ROOT / "tests").rglob("*.py") if path.parent != ROOT / "tests"]
+
+
+def test_nothing_but_the_worker_writes_events():
+    """Only the gateway and replay (both to raw topics) can produce beside the loop's broker."""
+    producing = {
+        path.relative_to(ROOT).as_posix()
+        for path in tracked()
+        if path.suffix == ".py" and path.relative_to(ROOT).parts[0] in PACKAGES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Producer"
+    }
+    assert producing == {
+        "gateway/publish.py", "consumers/broker.py", "consumers/replay.py",
+        "gateway/kafka.py",  # there a client judges a configuration, and is dropped
+    }  # fmt: skip
+    copies = imports(ROOT / "consumers/copies.py")
+    assert not any(name.startswith("consumers.codec") for name in copies)  # it makes no events
 
 
 def test_two_broad_excepts():

@@ -38,8 +38,8 @@ from gateway.delivery import (
     output_topic,
     raw_topic,
 )
-from gateway.kafka import Range, Wanted, find_ranges, read_ranges, wanted
 from gateway.process import ConfigurationError
+from gateway.ranges import Range, Wanted, find_ranges, read_ranges, wanted
 from gateway.send import fixture
 from tests.conftest import KEYS, RECEIVED_AT
 from tests.deployment import ROOT, deployment, read
