@@ -3,6 +3,8 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 ARGS ?=
+# Two runners, each with a Kafka of its own; JOBS=0 runs the tests one after the other.
+JOBS ?= 2
 
 .PHONY: help run test verify drills bench clean environment format lint types
 
@@ -10,6 +12,7 @@ help:
 	@echo "make run      everything on this machine: Kafka, topics, gateway, consumers, demonstration"
 	@echo "              (ARGS=--once: send, check, exit)"
 	@echo "make test     format, lint, types, tests, a real Kafka included (ARGS goes to pytest)"
+	@echo "              (JOBS=0: one after the other, where a test is looked into)"
 	@echo "make verify   what needs more than Python packages: Prometheus, PHP (php-cli),"
 	@echo "              and the drills in short form"
 	@echo "make drills   the long fault drills;  make bench  the benchmarks"
@@ -26,7 +29,7 @@ test: environment
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest --numprocesses $(JOBS) --dist worksteal $(ARGS)
 
 # One line per thing verified. A missing tool fails by name.
 verify: environment verify-php verify-prometheus verify-drills

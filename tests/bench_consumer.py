@@ -22,6 +22,7 @@ from consumers.event import VerificationEvent
 from consumers.fate import Fates, event_of
 from consumers.normalizers import NORMALIZERS, veriff
 from consumers.records import Record
+from deploy.child import free_port
 from deploy.kafka import temporary_kafka
 from deploy.topics import Cluster, plan, single_copy, wanted_topics
 from gateway.delivery import Provenance
@@ -32,7 +33,7 @@ from gateway.send import fixture
 from gateway.signatures import Key
 from tests.bench_gateway import cpu_seconds, resident_mb
 from tests.conftest import EVENT_KEY, KEYS, SUBJECT_KEY
-from tests.deployment import Process, free_port, until
+from tests.deployment import Process, until
 
 RECORDS, ROUNDS, WARM_UP = 100_000, 3, 20_000
 BODY = fixture("veriff", "decision-approved-full").body

@@ -18,11 +18,12 @@ from pathlib import Path
 
 import confluent_kafka
 
+from deploy.child import free_port
 from deploy.kafka import temporary_kafka
 from deploy.topics import Cluster, plan, single_copy, wanted_topics
 from gateway.providers import PROVIDERS
 from gateway.send import fixture, signed
-from tests.deployment import ROOT, Process, free_port
+from tests.deployment import ROOT, Process
 
 SECRET = "a secret of the benchmark, long enough"
 BODY = fixture("veriff", "decision-approved-full").body

@@ -20,6 +20,7 @@ from consumers.codec import encoder, single_object_prefix
 from consumers.fate import Fates
 from consumers.normalizers import NORMALIZERS
 from consumers.records import Record
+from deploy.child import free_port
 from deploy.endpoints import ENDPOINTS, endpoint_for, make_endpoint, write_endpoints
 from deploy.kafka import temporary_kafka
 from deploy.topics import Cluster, plan, single_copy, wanted_topics
@@ -29,7 +30,7 @@ from gateway.providers import PROVIDERS
 from gateway.receive import receive
 from gateway.send import fixtures, signed
 from tests.conftest import KEYS
-from tests.deployment import Process, free_port
+from tests.deployment import Process
 from tests.senders import SENDERS
 
 NOW = 1_700_000_000.0

@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
 
+from deploy.child import free_port
 from deploy.endpoints import ENDPOINTS, endpoint_for, make_endpoint, write_endpoints
 from gateway.delivery import output_topic, raw_topic
 from gateway.send import Fixture, post, signed
@@ -22,15 +24,8 @@ from tests.conftest import EVENT_KEY, SUBJECT_KEY
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 60.0
 """Seconds to wait for what must happen; a machine under load is slow, not wrong."""
-
-
-def free_port() -> int:
-    """A port nobody listens on, below the range that outgoing connections use."""
-    for port in range(20000 + os.getpid() % 8000, 32000):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise AssertionError("no free port")
+UNSETTLED = {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.UNKNOWN_TOPIC_OR_PART}
+"""What a broker says of a partition while it is being made."""
 
 
 def until(holds, what: str, seconds: float = PATIENCE):
@@ -52,6 +47,23 @@ def get(url: str) -> tuple[int, str]:
         return error.code, error.read().decode()
     except (OSError, http.client.HTTPException):
         return 0, ""
+
+
+def delete_records(admin: AdminClient, before: dict[tuple[str, int], int]) -> None:
+    """Let logs begin later, as retention would; a partition made just now may have to be asked again."""
+    wanted = [TopicPartition(topic, number, at) for (topic, number), at in before.items()]
+
+    def deleted() -> bool:
+        for answer in admin.delete_records(wanted).values():
+            try:
+                answer.result(30)
+            except KafkaException as error:
+                if error.args[0].code() not in UNSETTLED:
+                    raise
+                return False
+        return True
+
+    until(deleted, f"records are deleted before {before}")
 
 
 class Process:

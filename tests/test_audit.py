@@ -33,6 +33,7 @@ from gateway.delivery import (
     raw_topic,
 )
 from gateway.ranges import RangeUnread, Wanted
+from tests.deployment import delete_records
 from tests.test_consumers_cli import consumers
 from tests.test_ledger import event
 
@@ -809,10 +810,7 @@ class Topics:
 
     def delete_before(self, topic, partition, offset):
         """Let the log begin later, as retention would."""
-        admin = AdminClient(self.config)
-        gone = TopicPartition(topic, partition, offset)
-        for answer in admin.delete_records([gone]).values():
-            answer.result()
+        delete_records(AdminClient(self.config), {(topic, partition): offset})
 
 
 @pytest.fixture

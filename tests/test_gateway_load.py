@@ -28,7 +28,7 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from deploy.kafka import free_port
+from deploy.child import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 SECRET = "the-secret-of-these-tests"

@@ -9,8 +9,9 @@ from confluent_kafka import Consumer
 
 from consumers.offsets import Checkpoint, GroupLag, duration, failing, lag, lag_lines, position
 from consumers.passport import Passport
+from deploy.child import free_port
 from gateway.process import ConfigurationError
-from tests.deployment import deployment, free_port, until
+from tests.deployment import deployment, until
 from tests.test_audit import PASSPORT, Topics
 from tests.test_consumers_cli import consumers
 from tests.test_pipeline import numbered

@@ -14,7 +14,7 @@ from consumers.committed import Committed
 from gateway.delivery import group_id, raw_topic
 from gateway.process import EXIT_FAILED
 from gateway.send import fixture
-from tests.deployment import deployment, until
+from tests.deployment import delete_records, deployment, until
 
 pytestmark = pytest.mark.kafka
 
@@ -47,9 +47,7 @@ class Log:
 
     def delete(self, before: dict[int, int]) -> None:
         """Let the log of each partition begin at an offset."""
-        wanted = [TopicPartition(self.topic, number, at) for number, at in before.items()]
-        for answer in self.admin.delete_records(wanted).values():
-            answer.result(30)
+        delete_records(self.admin, {(self.topic, number): at for number, at in before.items()})
         begins = self._offsets(OffsetSpec.earliest())
         assert {number: begins[number] for number in before} == before
 

@@ -18,7 +18,7 @@ import pytest
 import structlog
 import uvloop
 
-from deploy.kafka import free_port
+from deploy.child import free_port
 from gateway.metrics import GatewayMetrics
 from gateway.process import Address, start_logging
 from gateway.providers import PROVIDERS

@@ -13,10 +13,11 @@ import urllib.request
 
 import pytest
 
+from deploy.child import free_port
 from deploy.local import FIRST_CONSUMER_ADMIN_PORT, GATEWAY_ADMIN_PORT
 from gateway.providers import PROVIDERS
 from gateway.send import fixtures
-from tests.deployment import deployment, free_port, get, until
+from tests.deployment import deployment, get, until
 from tests.test_observability import BUILT, SCRAPE_CONFIG, drive, settled, targets
 
 QUIET = {
