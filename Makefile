@@ -3,8 +3,8 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 ARGS ?=
-# Two runners, each with a Kafka of its own; JOBS=0 runs the tests one after the other.
-JOBS ?= 2
+# Runners, each with a Kafka of its own (most of the time is waiting); JOBS=0 runs the tests one after the other.
+JOBS ?= 3
 
 .PHONY: help run test verify drills bench clean environment format lint types
 
