@@ -8,16 +8,15 @@ and a status) could be guessed back from a bare hash.
 import base64
 import hmac
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Literal
 
 import msgspec
 
 from consumers.event import Statement, Subject, VerificationEvent
 
-_VERSION_8 = 0x8 << 76
-_VARIANT = 0b10 << 62
-_VERSION_MASK = ~(0xF << 76)
-_VARIANT_MASK = ~(0b11 << 62)
+_VARIANTS = {digit: "89ab"[int(digit, 16) & 0b11] for digit in "0123456789abcdef"}
+"""The hex digit that carries RFC 9562's variant in its first two bits, by what stood there."""
 
 
 class Keys(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,18 +29,30 @@ class Keys(msgspec.Struct, frozen=True, kw_only=True):
 
 def _joined(parts: Iterable[str]) -> bytes:
     """Join parts so that no two different lists give the same bytes: 4-byte length, then UTF-8."""
-    encoded = [part.encode() for part in parts]
-    return b"".join([len(part).to_bytes(4, "big") + part for part in encoded])
+    return b"".join([len(text := part.encode()).to_bytes(4, "big") + text for part in parts])
+
+
+@lru_cache(maxsize=8)  # a process has two keys
+def _begun(key: bytes) -> hmac.HMAC:
+    return hmac.new(key, digestmod="sha256")
+
+
+def _keyed(key: bytes, text: bytes) -> bytes:
+    """Give the HMAC-SHA-256: continued from a copy, so that the key is hashed only once."""
+    begun = _begun(key).copy()
+    begun.update(text)
+    return begun.digest()
 
 
 def event_id(keys: Keys, endpoint: str, statement: Statement) -> str:
     """Identify what a statement says: a UUID of version 8 (RFC 9562) in canonical text."""
     kind = statement.type_family or statement.native_type
     text = _joined((endpoint, kind, *statement.natural_key))
-    number = int.from_bytes(hmac.digest(keys.event_key, text, "sha256")[:16], "big")
-    number = number & _VERSION_MASK & _VARIANT_MASK | _VERSION_8 | _VARIANT
-    digits = f"{number:032x}"
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+    digits = _keyed(keys.event_key, text).hex()
+    return (
+        f"{digits[:8]}-{digits[8:12]}-8{digits[13:16]}-"
+        f"{_VARIANTS[digits[16]]}{digits[17:20]}-{digits[20:32]}"
+    )
 
 
 def subject_ref(keys: Keys, provider: str, subject: Subject) -> str:
@@ -52,8 +63,7 @@ def subject_ref(keys: Keys, provider: str, subject: Subject) -> str:
     """
     scope = provider if subject.kind == "provider_user" else ""
     text = _joined((subject.kind, scope, subject.id))
-    digest = hmac.digest(keys.subject_key, text, "sha256")[:16]
-    return base64.urlsafe_b64encode(digest)[:22].decode()
+    return base64.urlsafe_b64encode(_keyed(keys.subject_key, text)[:16])[:22].decode()
 
 
 KeyedBy = Literal["process", "subject"]

@@ -24,6 +24,19 @@ def test_event_id_is_a_uuid_of_version_8():
     assert str(found) == event_id(KEYS, "veriff", STATEMENT)
 
 
+@given(st.binary(min_size=1, max_size=200), st.lists(st.text(st.characters(codec="utf-8"))))
+def test_event_id_is_the_documented_hash(key, natural_key):
+    """The first 16 bytes of HMAC-SHA-256 over endpoint, type and natural key, length-prefixed."""
+    parts = [part.encode() for part in ("veriff", "decision", *natural_key)]
+    text = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+    expected = bytearray(hmac.new(key, text, hashlib.sha256).digest()[:16])
+    expected[6] = expected[6] & 0x0F | 0x80  # version 8
+    expected[8] = expected[8] & 0x3F | 0x80  # the variant of RFC 9562
+    keys = Keys(event_key=key, subject_key=b"s", subject_key_id="k1")
+    statement = Statement(native_type="decision", natural_key=tuple(natural_key))
+    assert event_id(keys, "veriff", statement) == str(uuid.UUID(bytes=bytes(expected)))
+
+
 def test_event_id_depends_on_key_endpoint_type_and_natural_key_only():
     """Another account, type, statement or deployment never shares an id; anything else does."""
     changed = [
