@@ -35,6 +35,7 @@ from tests.bench_gateway import cpu_seconds, resident_mb
 from tests.conftest import EVENT_KEY, KEYS, SUBJECT_KEY
 from tests.deployment import Process, until
 
+PROCESSORS = sorted(os.sched_getaffinity(0))
 RECORDS, ROUNDS, WARM_UP = 100_000, 3, 20_000
 BODY = fixture("veriff", "decision-approved-full").body
 PROCESS_ID = json.loads(BODY)["verification"]["id"].encode()
@@ -80,8 +81,7 @@ def whole(
 
     With `again`, the measured rounds repeat the deliveries of the first.
     """
-    processors = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, processors[:1])
+    os.sched_setaffinity(0, PROCESSORS[:1])  # this process and Kafka, which inherits it
     with temporary_kafka() as kafka, tempfile.TemporaryDirectory() as folder:
         cluster = Cluster({"bootstrap.servers": kafka.bootstrap})
         wanted = wanted_topics(sorted(PROVIDERS), "", overrides=single_copy())
@@ -101,7 +101,7 @@ def whole(
             consumer.wait_ready()
             pid = consumer.popen.pid
             for thread in Path(f"/proc/{pid}/task").iterdir():
-                os.sched_setaffinity(int(thread.name), processors[-1:])
+                os.sched_setaffinity(int(thread.name), PROCESSORS[-1:])
             done, rounds = 0, []
             first = RECORDS if again else WARM_UP
             for count in (first, *[RECORDS] * ROUNDS):
