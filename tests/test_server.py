@@ -180,6 +180,11 @@ class Connection:
         with suppress(OSError):
             self.socket.sendall(data)
 
+    def end(self):
+        """Say that no more is coming, as a client that goes away does."""
+        with suppress(OSError):
+            self.socket.shutdown(socket.SHUT_WR)
+
     def more(self):
         try:
             data = self.socket.recv(65536)
@@ -712,7 +717,7 @@ def test_a_client_that_goes_away_is_counted_as_gone(gateway, case, farewell):
         connection.send(stalled_requests()[case])
         until(lambda: gateway.value("verihook_webhook_requests_in_progress") == 1)
         if farewell == "half-close":
-            connection.socket.shutdown(socket.SHUT_WR)
+            connection.end()
         elif farewell == "reset":
             linger = b"\x01\0\0\0\0\0\0\0"
             connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
@@ -731,7 +736,7 @@ def test_a_cut_chunked_body_is_never_stored(gateway):
     with gateway.connect() as connection:
         connection.send(head("Transfer-Encoding: chunked", signed=BODY) + b"5\r\n" + BODY[:5])
         until(lambda: gateway.value("verihook_webhook_requests_in_progress") == 1)
-        connection.socket.shutdown(socket.SHUT_WR)
+        connection.end()
         gateway.at_rest()
     assert gateway.store.deliveries == []
 
@@ -1121,7 +1126,7 @@ def test_malformed_http_is_refused_and_harmless(gateway, case):
     """A client error or a closed connection; nothing is stored, and the next one is served."""
     with gateway.connect() as connection:
         connection.send(MALFORMED[case])
-        connection.socket.shutdown(socket.SHUT_WR)
+        connection.end()
         while connection.more():
             pass
         if connection.held:
@@ -1159,7 +1164,7 @@ def test_what_follows_an_unread_body_is_not_taken_for_a_request(gateway):
         outer = head(f"Content-Length: {len(inner)}", path="/webhooks/nobody")
         connection.send(outer + inner)
         assert connection.answer().status == 404
-        connection.socket.shutdown(socket.SHUT_WR)
+        connection.end()
         while connection.more():
             pass
     gateway.at_rest()
@@ -1178,7 +1183,7 @@ def test_http_2_and_websockets_do_nothing(gateway):
     """Prior knowledge is refused, an upgrade to anything is an ordinary request."""
     with gateway.connect() as connection:
         connection.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0")
-        connection.socket.shutdown(socket.SHUT_WR)
+        connection.end()
         while connection.more():
             pass
         assert b"HTTP/2" not in connection.held
