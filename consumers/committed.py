@@ -9,6 +9,8 @@ Facts of librdkafka 2.16 that shape this file, each seen against Apache Kafka 4.
   unless the client is read_uncommitted. Then it gives what is committed now: never an offset that
   only waits in a transaction.
 - A synchronous commit, and close(), wait without bound for brokers that do not answer.
+- Who may not see the group is told so by poll() alone: committed() looks for a coordinator until
+  its time-out.
 """
 
 import time
@@ -17,7 +19,7 @@ from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from consumers.broker import CLOSE_SECONDS, TRYING_ON, close_within, told_with
+from consumers.broker import CLOSE_SECONDS, NOT_AUTHORISED, TRYING_ON, close_within, told_with
 from consumers.contract import Halted
 from consumers.records import Partition
 
@@ -25,6 +27,8 @@ Answer = TypeVar("Answer")
 
 ANSWER_SECONDS = 15.0
 _LEAST_SECONDS = 0.1
+_GLANCE_SECONDS = 2.0
+"""After so long it is looked whether the group lets us in at all."""
 _POLL_SECONDS = 0.005
 _PAUSE_SECONDS = 0.2
 
@@ -61,17 +65,36 @@ class Committed:
                 for topic in topics
                 for number in self._client.list_topics(topic, left()).topics[topic].partitions
             ]
-            found = self._client.committed(asked, timeout=left()) if asked else []
+            found = self._committed(asked, left) if asked else []
             for one in found:
                 if one.error is not None:
                     raise KafkaException(one.error)
             return found
 
+        refused = f"this client may not see what {self._group} committed; grant it Describe"
         return {
             (one.topic, one.partition): (one.offset, told_with(one))
-            for one in self._patiently(ask)
+            for one in self._patiently(ask, f"{refused} on the group")
             if one.offset >= 0
         }
+
+    def _committed(
+        self, asked: list[TopicPartition], left: Callable[[], float]
+    ) -> list[TopicPartition]:
+        try:
+            return self._client.committed(asked, timeout=min(_GLANCE_SECONDS, left()))
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError._TIMED_OUT:  # noqa: SLF001 - its public name
+                raise
+        self._hear(0)
+        return self._client.committed(asked, timeout=left())
+
+    def _hear(self, seconds: float) -> None:
+        """Serve the client; raises KafkaException if the group does not let us in."""
+        message = self._client.poll(seconds)
+        error = None if message is None else message.error()
+        if error is not None and error.code() in NOT_AUTHORISED:
+            raise KafkaException(error)
 
     def write(self, offsets: Mapping[Partition, int], text: str) -> None:
         """Commit these offsets with a text beside them; the group must have no member alive."""
@@ -87,20 +110,21 @@ class Committed:
             while not self._answers:
                 if time.monotonic() > end:
                     raise KafkaException(KafkaError(KafkaError._TIMED_OUT))  # noqa: SLF001 - the client's public names begin so
-                self._client.poll(_POLL_SECONDS)
+                self._hear(_POLL_SECONDS)
             if self._answers[0] is not None:
                 raise KafkaException(self._answers[0])
 
-        self._patiently(commit)
+        refused = f"this client may not commit for {self._group}; grant it Read on the group"
+        self._patiently(commit, refused)
 
     def close(self) -> None:
         """Let the client go, within CLOSE_SECONDS."""
         close_within(CLOSE_SECONDS, self._client.close)
 
-    def _patiently(self, call: Callable[[Callable[[], float]], Answer]) -> Answer:
+    def _patiently(self, call: Callable[[Callable[[], float]], Answer], refused: str) -> Answer:
         """Ask again while the trouble may pass, such as a coordinator that is still being found.
 
-        The call is told how many seconds are left.
+        The call is told how many seconds are left; `refused` says which right is missing.
         """
         end = time.monotonic() + ANSWER_SECONDS
 
@@ -112,6 +136,8 @@ class Committed:
                 return call(left)
             except KafkaException as error:
                 problem = error.args[0]
+                if problem.code() in NOT_AUTHORISED:
+                    raise Halted(refused) from error
                 if problem.code() not in TRYING_ON or time.monotonic() > end:
                     raise Halted(
                         f"the offsets of the group {self._group} cannot be read or written: "

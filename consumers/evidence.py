@@ -18,7 +18,7 @@ from consumers.audit import Evidence, Retention, Where, edges
 from consumers.committed import Committed
 from consumers.failures import told
 from consumers.ledger import Entry, LedgerFormatError, read_entry
-from consumers.offsets import LOOKUP_SECONDS, answered, partitions_of
+from consumers.offsets import LOOKUP_SECONDS, answered
 from consumers.origin import origin_reader
 from consumers.records import Headers
 from gateway.delivery import (
@@ -30,7 +30,7 @@ from gateway.delivery import (
     raw_topic,
 )
 from gateway.process import ConfigurationError
-from gateway.ranges import Range, RangeUnread, Wanted, find_ranges, read_ranges
+from gateway.ranges import Range, RangeUnread, Wanted, find_ranges, partitions_of, read_ranges
 
 CLOCKS_APART_MS = 300_000
 """How far the clocks of brokers, which stamp the records, are believed to differ at most."""

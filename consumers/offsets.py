@@ -21,7 +21,7 @@ from consumers.passport import Passport
 from consumers.records import Partition
 from gateway.delivery import group_id, raw_topic
 from gateway.process import ConfigurationError
-from gateway.ranges import Range, read_ranges
+from gateway.ranges import Range, partitions_of, read_ranges
 
 LOOKUP_SECONDS = 10.0
 _AGAIN_SECONDS = 0.2
@@ -76,30 +76,16 @@ def present(config: Mapping[str, Any], providers: Iterable[str], prefix: str) ->
     try:
         known = admin.list_topics(timeout=LOOKUP_SECONDS).topics
     except KafkaException as error:
-        raise _no_answer(config) from error
+        raise ConfigurationError(
+            f"Kafka does not answer at {config['bootstrap.servers']}"
+        ) from error
     found = sorted(one for one in providers if raw_topic(one, prefix) in known)
     if not found:
-        raise ConfigurationError(_no_topic(raw_topic("<provider>", prefix)))
+        raise ConfigurationError(
+            f"there is no topic {raw_topic('<provider>', prefix)} that this client may see; is "
+            "TOPIC_PREFIX right? (`make run` uses demo.)"
+        )
     return found
-
-
-def partitions_of(admin: AdminClient, config: Mapping[str, Any], topic: str) -> list[int]:
-    """List a topic's partitions. Raises ConfigurationError if there is no such topic, or Kafka."""
-    try:
-        known = admin.list_topics(topic, timeout=LOOKUP_SECONDS).topics[topic]
-    except KafkaException as error:
-        raise _no_answer(config) from error
-    if known.error is not None or not known.partitions:
-        raise ConfigurationError(_no_topic(topic))
-    return sorted(known.partitions)
-
-
-def _no_topic(topic: str) -> str:
-    return f"there is no topic {topic}; is TOPIC_PREFIX right? (`make run` uses demo.)"
-
-
-def _no_answer(config: Mapping[str, Any]) -> ConfigurationError:
-    return ConfigurationError(f"Kafka does not answer at {config['bootstrap.servers']}")
 
 
 def answered(

@@ -5,11 +5,13 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 
 import msgspec
-from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, TopicPartition
 
 from consumers.codec import FramingError, decode
 from consumers.event import VerificationEvent
+from gateway.kafka import MAY_NOT
 from gateway.process import ConfigurationError
+from gateway.ranges import may_not_read, partitions_of
 
 COLUMNS = (
     "occurred",
@@ -75,23 +77,16 @@ def events(
         }
     )
     try:
-        try:
-            known = consumer.list_topics(topic, timeout=_METADATA_SECONDS).topics[topic]
-        except KafkaException as error:
-            raise ConfigurationError(
-                f"Kafka does not answer at {config['bootstrap.servers']}"
-            ) from error
-        if known.error is not None or not known.partitions:
-            raise ConfigurationError(
-                f"there is no topic {topic}; is TOPIC_PREFIX right? (`make run` uses demo.)"
-            )
+        numbers = partitions_of(consumer, config, topic)
         start = OFFSET_BEGINNING if from_beginning else OFFSET_END
-        consumer.assign([TopicPartition(topic, number, start) for number in known.partitions])
+        consumer.assign([TopicPartition(topic, number, start) for number in numbers])
         while not stopping():
             found = False
             for message in consumer.consume(500, 0.2):
-                value = message.value()
-                if message.error() is not None or value is None:
+                error, value = message.error(), message.value()
+                if error is not None and error.code() in MAY_NOT:
+                    raise ConfigurationError(may_not_read(topic))
+                if error is not None or value is None:
                     continue
                 try:
                     event = decode(value)

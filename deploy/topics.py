@@ -343,16 +343,24 @@ class Cluster:
         return len(self.admin.list_topics(timeout=self._seconds).brokers)
 
     def existing(self, names: Sequence[str]) -> dict[str, Topic]:
-        """Read the topics of these names that are there."""
-        found = {name: data for name, data in self._metadata().items() if name in names}
-        resources = [ConfigResource(ResourceType.TOPIC, name) for name in found]
-        if not resources:
+        """Read the topics of these names that are there.
+
+        Raises CannotRun where one may be there that this client may not see.
+        """
+        if not names:
             return {}
+        found = self._metadata()
+        resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
         futures = self.admin.describe_configs(resources, request_timeout=self._seconds)
         configs = {resource.name: futures[resource] for resource in futures}
         topics: dict[str, Topic] = {}
-        for name, data in found.items():
-            entries = self._result(configs[name], f"read the settings of {name}")
+        for name in names:
+            data, what = found.get(name), f"read the settings of {name}"
+            if data is None:
+                if not self._is_missing(configs[name]):
+                    self._result(configs[name], what)
+                continue
+            entries = self._result(configs[name], what)
             explicit = {
                 key: entry.value
                 for key, entry in entries.items()
@@ -361,6 +369,17 @@ class Cluster:
             copies = min(len(partition.replicas) for partition in data.partitions.values())
             topics[name] = Topic(name, len(data.partitions), copies, explicit)
         return topics
+
+    def _is_missing(self, described: Future[Any]) -> bool:
+        """Tell a topic that is not there from one that the list does not show to this client."""
+        try:
+            described.result(self._seconds + 1.0)
+        except KafkaException as error:
+            code: int = error.args[0].code()
+            return code == KafkaError.UNKNOWN_TOPIC_OR_PART
+        except TimeoutError:
+            return False
+        return True  # made between the two questions: the next look shows it
 
     def apply(
         self, changes: Sequence[Change], *, grow: bool, say: Callable[[str], None] = print

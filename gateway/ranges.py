@@ -116,7 +116,7 @@ def find_ranges(
     partition.
     """
     admin = AdminClient({"log_level": "0", **config})
-    partitions = _partitions(admin, config, topic)
+    partitions = partitions_of(admin, config, topic)
     for number in asked.offsets:
         if number not in partitions:
             raise ConfigurationError(
@@ -141,20 +141,32 @@ def find_ranges(
     return found
 
 
-def _partitions(admin: AdminClient, config: Mapping[str, Any], topic: str) -> list[int]:
+def partitions_of(
+    client: AdminClient | Consumer, config: Mapping[str, Any], topic: str
+) -> list[int]:
+    """List a topic's partitions.
+
+    Raises ConfigurationError if the cluster does not answer, has no such topic or does not let
+    us see it.
+    """
     try:
-        known = admin.list_topics(topic, timeout=_LOOKUP_SECONDS).topics[topic]
+        known = client.list_topics(topic, timeout=_LOOKUP_SECONDS).topics[topic]
     except KafkaException as error:
         raise ConfigurationError(f"Kafka does not answer at {config['bootstrap.servers']}") from (
             error
         )
     if known.error is not None and known.error.code() in MAY_NOT:
-        raise ConfigurationError(f"this client may not read {topic}; grant it Read on the topic")
+        raise ConfigurationError(may_not_read(topic))
     if known.error is not None or not known.partitions:
         raise ConfigurationError(
             f"there is no topic {topic}; is TOPIC_PREFIX right? (`make run` uses demo.)"
         )
     return sorted(known.partitions)
+
+
+def may_not_read(topic: str) -> str:
+    """Say in one sentence that the right to read a topic is missing."""
+    return f"this client may not read {topic}; grant it Read on the topic"
 
 
 def _log_offsets(
@@ -274,7 +286,7 @@ class _Reading:
 def _judged(topic: str, partition: int, error: KafkaError) -> str:
     """Name a trouble that may pass; raise RangeUnread for one that does not."""
     if error.code() in MAY_NOT:
-        raise RangeUnread(f"this client may not read {topic}; grant it Read on the topic")
+        raise RangeUnread(may_not_read(topic))
     if error.code() in {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}:  # noqa: SLF001
         raise RangeUnread(
             f"{topic}[{partition}] no longer has the offsets to be read: retention deleted them "

@@ -41,20 +41,20 @@ def kafka() -> Iterator[Kafka]:
         yield running
 
 
+def make_topics(servers: str, **overrides: object) -> SimpleNamespace:
+    """Create the topics of a deployment of their own; give its prefix and addresses."""
+    prefix = f"t{os.getpid()}-{next(_numbers)}."
+    cluster = Cluster({"bootstrap.servers": servers})
+    few = {"raw.partitions": 4} | overrides  # topics of 12 partitions take seconds to create
+    texts = [*single_copy(), *(f"{kind}={value}" for kind, value in few.items())]
+    wanted = wanted_topics(sorted(PROVIDERS), prefix, overrides=texts)
+    existing = cluster.existing([topic.name for topic in wanted])
+    left = cluster.apply(plan(wanted, existing), grow=False, say=lambda _text: None)
+    assert not left
+    return SimpleNamespace(prefix=prefix, bootstrap=servers)
+
+
 @pytest.fixture
 def topics(kafka: Kafka) -> Callable[..., SimpleNamespace]:
-    """Create the topics of a deployment of this test's own; give its prefix and addresses."""
-
-    def create(bootstrap: str = "", **overrides: object) -> SimpleNamespace:
-        prefix = f"t{os.getpid()}-{next(_numbers)}."
-        servers = bootstrap or kafka.bootstrap
-        cluster = Cluster({"bootstrap.servers": servers})
-        few = {"raw.partitions": 4} | overrides  # topics of 12 partitions take seconds to create
-        texts = [*single_copy(), *(f"{kind}={value}" for kind, value in few.items())]
-        wanted = wanted_topics(sorted(PROVIDERS), prefix, overrides=texts)
-        existing = cluster.existing([topic.name for topic in wanted])
-        left = cluster.apply(plan(wanted, existing), grow=False, say=lambda _text: None)
-        assert not left
-        return SimpleNamespace(prefix=prefix, bootstrap=servers)
-
-    return create
+    """Make topics of this test's own, as `make_topics` does, on its Kafka or another one."""
+    return lambda bootstrap="", **overrides: make_topics(bootstrap or kafka.bootstrap, **overrides)
