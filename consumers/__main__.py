@@ -233,7 +233,8 @@ def replay(
     """Send dead letters, or a range of raw records, through the raw topic once more.
 
     Says first what would become of them under today's mapping; writes only with --yes. The same
-    selection goes on where it stopped. Exits 1 if it did not come to its end.
+    selection goes on where it stopped. Exits 1 if it did not come to its end. With --raw it
+    refuses to write, and exits 2, where EVENT_KEY is not the one the events were made with.
     """
     _known(provider)
     choice = checked(
@@ -333,20 +334,26 @@ def lag(
 ) -> None:
     """Show how far behind each provider is, from outside: no consumer needs to be alive.
 
-    `seconds` is the age of the first record that is not committed; 0 only if none waits.
+    `seconds` is the age of the first record that is not committed; 0 only if none waits. Exits 1
+    where a person must act: on a stall, or where a log ends before the committed offset; however
+    late a provider is, else 0.
     """
     for provider in providers or []:
         _known(provider)
     config, prefix = client_config(os.environ), topic_prefix(os.environ)
+    needed = False
     for number, provider in enumerate(providers or offsets.present(config, NORMALIZERS, prefix)):
         now = time.time()
         found = offsets.lag(config, provider, prefix, now)
+        needed |= offsets.needs_somebody(found)
         if as_json:
             typer.echo(msgspec.json.encode(found))
             continue
         if number:
             typer.echo("")
         typer.echo("\n".join(offsets.lag_lines(found, now)))
+    if needed:
+        raise typer.Exit(EXIT_FAILED)
 
 
 def _known(provider: str) -> None:

@@ -34,6 +34,7 @@ _FATELESS = frozenset((_UNKNOWN, _ABSENT))
 _EMITTING = frozenset(b"eb")
 _LETTERED = frozenset(b"lb")
 _DUPLICATE = ord("d")
+_NO_REVISION = -1
 _PACKED = struct.Struct(">16sIQIi")
 """An event in 36 bytes: its id first, so that in order, equal ids stand together."""
 _PLACE = struct.Struct(">IQ")
@@ -114,7 +115,8 @@ class Evidence:
         self.times = array("q")
         self.replays: set[int] = set()
         self.events: list[bytes] = []
-        self.letters: list[int] = []
+        self.letters: list[tuple[int, int]] = []
+        """Of each dead letter, the offset of its record and the revision it names."""
         self.under_way = 0
         """Events and dead letters of records that are not committed yet."""
 
@@ -136,10 +138,13 @@ class Evidence:
         elif origin.offset >= self.committed:
             self.under_way += 1
 
-    def letter(self, offset: int) -> None:
-        """Take note of a dead letter of this partition's record at `offset`."""
+    def letter(self, offset: int, revision: int | None) -> None:
+        """Take note of a dead letter of this partition's record at `offset`.
+
+        `revision` is the mapping's, None where the letter does not say.
+        """
         if self.first <= offset < self.next_offset:
-            self.letters.append(offset)
+            self.letters.append((offset, _NO_REVISION if revision is None else revision))
         elif offset >= self.committed:
             self.under_way += 1
 
@@ -397,10 +402,13 @@ def audit(
     ignored = sum(proof.fates["i"] for proof in proofs)
     checks = _checks(findings, ignored)
     failed = [check for check in checks if check.verdict == "fail"]
+    records = any(proof.records for proof in proofs)
+    if not records and not failed:  # what was compared with nothing is not ok
+        checks = tuple(check for check in checks if check.verdict != "ok")
     return Report(
         raw_topic=raw_topic,
         group=group,
-        proven=not failed and any(proof.records for proof in proofs),
+        proven=not failed and records,
         verdict=_verdict(raw_topic, group, proofs, failed, findings.unchecked.count),
         deliveries=tuple(sorted({entry.delivery for one in evidence for entry in one.entries})),
         partitions=tuple(proofs),
@@ -492,14 +500,23 @@ def _check_letters(here: _Told, findings: _Findings) -> None:
     """A dead letter is one that the page of its record tells of."""
     evidence = here.evidence
     partition, first = evidence.partition, evidence.first
-    for offset, letters in groupby(sorted(evidence.letters)):
+    for (offset, revision), letters in groupby(sorted(evidence.letters)):
         copies = len(list(letters))
         index = here.page_of(offset)
-        if here.codes[offset - first] in _LETTERED:
+        if index < 0:
+            if evidence.time_of(offset) is None:
+                findings.unforetold.add(partition, offset)
+            continue  # else that record is told as one without a fate
+        lettered = here.codes[offset - first] in _LETTERED
+        other = revision not in {evidence.entries[index].revision, _NO_REVISION}
+        strict = here.strict_at(offset)
+        if copies > 1 and (lettered or other):
+            findings.rewritten.add(partition, offset, copies - 1, strict=strict)
+        if other:
+            findings.other_revision.add(partition, offset, strict=strict)
+        elif lettered:
             here.lettered[offset - first] = 1
-            if copies > 1:
-                findings.rewritten.add(partition, offset, copies - 1, strict=here.strict_at(offset))
-        elif index >= 0 or evidence.time_of(offset) is None:
+        else:
             findings.unforetold.add(partition, offset)
 
 
@@ -742,7 +759,7 @@ def _checks(found: _Findings, ignored: int) -> tuple[Check, ...]:
             "note",
             found.other_revision,
             "",
-            "events of an earlier attempt under another mapping revision",
+            "events or dead letters of an earlier attempt under another mapping revision",
         ),
         _check(
             "not compared",
@@ -802,7 +819,8 @@ def report_lines(report: Report) -> list[str]:
     lines += [
         f"  partition {one.partition}: {one.before}" for one in report.partitions if one.before
     ]
-    lines.append("")
+    if report.checks:
+        lines.append("")
     for check in report.checks:
         lines.append(
             f"  {check.verdict.replace('fail', 'FAIL'):<4}  {check.name:<13}  {check.text}"

@@ -51,6 +51,7 @@ from consumers.contract import (
 )
 from consumers.lag import LagTracker
 from consumers.records import Headers, Output, Partition, Record
+from gateway.ranges import told_offset
 
 LibrdkafkaConfig = Mapping[str, Any]
 """librdkafka keys, such as bootstrap.servers and security.protocol, and their values."""
@@ -551,7 +552,9 @@ def log_offsets(
     offsets: dict[Partition, int] = {}
     for asked, answer in admin.list_offsets(wanted, request_timeout=timeout).items():
         with contextlib.suppress(KafkaException):
-            offsets[asked.topic, asked.partition] = answer.result().offset
+            offset = told_offset(answer.result())
+            if offset is not None:
+                offsets[asked.topic, asked.partition] = offset
     for topic in {topic for topic, _ in set(partitions) - offsets.keys()}:
         with contextlib.suppress(KafkaException):
             admin.list_topics(topic, timeout=timeout)

@@ -19,7 +19,14 @@ from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from consumers.broker import CLOSE_SECONDS, NOT_AUTHORISED, TRYING_ON, close_within, told_with
+from consumers.broker import (
+    CLOSE_SECONDS,
+    NOT_AUTHORISED,
+    TRYING_ON,
+    UNKNOWN_TOPIC,
+    close_within,
+    told_with,
+)
 from consumers.contract import Halted
 from consumers.records import Partition
 
@@ -28,7 +35,7 @@ Answer = TypeVar("Answer")
 ANSWER_SECONDS = 15.0
 _LEAST_SECONDS = 0.1
 _GLANCE_SECONDS = 2.0
-"""After so long it is looked whether the group lets us in at all."""
+"""After so long it is first looked whether the group lets us in at all."""
 _POLL_SECONDS = 0.005
 _PAUSE_SECONDS = 0.2
 
@@ -57,18 +64,20 @@ class Committed:
         )
 
     def read(self, topics: Sequence[str]) -> dict[Partition, tuple[int, str]]:
-        """Give the committed offsets on these topics; a partition without one is left out."""
+        """Give the committed offsets on these topics; a partition without one is left out.
+
+        A topic that is not there has none. Raises Halted if one may not be described.
+        """
 
         def ask(left: Callable[[], float]) -> list[TopicPartition]:
             asked = [
                 TopicPartition(topic, number)
                 for topic in topics
-                for number in self._client.list_topics(topic, left()).topics[topic].partitions
+                for number in self._partitions(topic, left)
             ]
             found = self._committed(asked, left) if asked else []
             for one in found:
-                if one.error is not None:
-                    raise KafkaException(one.error)
+                _raise_for(one.topic, one.error)
             return found
 
         refused = f"this client may not see what {self._group} committed; grant it Describe"
@@ -78,23 +87,36 @@ class Committed:
             if one.offset >= 0
         }
 
+    def _partitions(self, topic: str, left: Callable[[], float]) -> list[int]:
+        found = self._client.list_topics(topic, left()).topics[topic]
+        if found.error is None or found.error.code() not in UNKNOWN_TOPIC:
+            _raise_for(topic, found.error)
+        return list(found.partitions)
+
     def _committed(
         self, asked: list[TopicPartition], left: Callable[[], float]
     ) -> list[TopicPartition]:
-        try:
-            return self._client.committed(asked, timeout=min(_GLANCE_SECONDS, left()))
-        except KafkaException as error:
-            if error.args[0].code() != KafkaError._TIMED_OUT:  # noqa: SLF001 - its public name
-                raise
-        self._hear(0)
-        return self._client.committed(asked, timeout=left())
+        """Ask until the time is over, and look now and then whether the group lets us in."""
+        glance = _GLANCE_SECONDS
+        while True:
+            try:
+                return self._client.committed(asked, timeout=min(glance, left()))
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError._TIMED_OUT:  # noqa: SLF001 - its public name
+                    raise
+                self._hear(0)
+                if left() <= _LEAST_SECONDS:
+                    raise
+            glance *= 2  # asking anew drops an answer that is only slow
 
     def _hear(self, seconds: float) -> None:
         """Serve the client; raises KafkaException if the group does not let us in."""
         message = self._client.poll(seconds)
-        error = None if message is None else message.error()
-        if error is not None and error.code() in NOT_AUTHORISED:
-            raise KafkaException(error)
+        while message is not None:
+            error = message.error()
+            if error is not None and error.code() in NOT_AUTHORISED:
+                raise KafkaException(error)
+            message = self._client.poll(0)
 
     def write(self, offsets: Mapping[Partition, int], text: str) -> None:
         """Commit these offsets with a text beside them; the group must have no member alive."""
@@ -148,3 +170,12 @@ class Committed:
     def _answered(self, error: KafkaError | None, offsets: Sequence[TopicPartition]) -> None:
         errors = [error, *(one.error for one in offsets)]
         self._answers.append(next((one for one in errors if one is not None), None))
+
+
+def _raise_for(topic: str, error: KafkaError | None) -> None:
+    """Raise what is wrong with a topic; Halted, with its name, if it is not ours to see."""
+    if error is None:
+        return
+    if error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+        raise Halted(f"this client may not read {topic}; grant it Describe on the topic")
+    raise KafkaException(error)

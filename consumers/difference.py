@@ -143,7 +143,15 @@ class Difference:
         self._examples: list[str] = []
         self._stood_under: Counter[int] = Counter()
         self.replays = 0
-        self._compared = 0
+        self._under_own_id = 0
+
+    @property
+    def another_key(self) -> bool:
+        """Whether EVENT_KEY seems to be another than that of the events that stand.
+
+        So it is where events stand for these records, and none of them under today's id.
+        """
+        return bool(self._fields["event_id"]) and not self._under_own_id
 
     def note(self, record: Record, fate: Fate, standing: Standing) -> Verdict:
         """Compare one raw record's events with what stands."""
@@ -154,7 +162,11 @@ class Difference:
         pairs = []
         fresh = 0
         for key, new in today.items():
-            before = old.get(key) or standing.under(key) or others.get(new.item_index)
+            before = old.get(key) or standing.under(key)
+            if before is not None:
+                self._under_own_id += 1
+            else:
+                before = others.get(new.item_index)
             if before is None:
                 fresh += 1
                 continue
@@ -168,7 +180,6 @@ class Difference:
         if not fate.events:
             self._rest.setdefault(verdict, Counter())[rest_of(fate)] += 1
         for before, new, fields in pairs:
-            self._compared += 1
             self._enter(record, before, new, fields)
         return verdict
 
@@ -224,7 +235,10 @@ class Difference:
         yield row("changed", verdicts["changed"])
         if verdicts["unraised"]:
             yield row("changed, same revision", verdicts["unraised"], "see below")
-        yield row("new", verdicts["new"], "no event stands for them")
+        none_stands = (
+            "none stands under this EVENT_KEY" if self.another_key else "no event stands for them"
+        )
+        yield row("new", verdicts["new"], none_stands)
         yield row("no longer an event", verdicts["gone"], listed(rest.get("gone", {})))
         yield row("still dead", verdicts["dead"], listed(rest.get("dead", {})))
         yield row("ignored", verdicts["ignored"], listed(rest.get("ignored", {})))
@@ -246,8 +260,7 @@ class Difference:
         yield from self._remarks(standing)
 
     def _remarks(self, standing: Standing) -> Iterator[str]:
-        foreign = self._fields["event_id"] and self._fields["event_id"] == self._compared
-        if self._verdicts["unraised"] and not foreign:
+        if self._verdicts["unraised"] and not self.another_key:
             yield (
                 f"{self._verdicts['unraised']:,} differ from events that carry revision "
                 f"{self._revision} already: nothing would come of replaying them, because a "
@@ -261,9 +274,9 @@ class Difference:
             )
         if self._fields["event_id"]:
             yield f"{self._fields['event_id']:,} events would get another id" + (
-                ": all that differ do, so EVENT_KEY is not the one they were made with; set the "
-                "consumers' own before anything else"
-                if foreign
+                ": none stands under today's, so EVENT_KEY is not the one they were made with; set "
+                "the consumers' own before anything else"
+                if self.another_key
                 else ": readers would hold both, the old one and the new one"
             )
         if standing.unreadable:

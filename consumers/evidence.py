@@ -183,7 +183,7 @@ class _Gathering:
             if source != raw or not (partition.isdigit() and offset.isdigit()):
                 continue
             if (one := found.get(int(partition))) is not None:
-                one.letter(int(offset))
+                one.letter(int(offset), letter.revision)
 
     def deleted_before(self, topic: str) -> int:
         """Give the time before which retention may have deleted records; 0 if it deleted none."""

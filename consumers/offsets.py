@@ -40,7 +40,8 @@ class Position(msgspec.Struct, frozen=True, kw_only=True):
     """How far one partition of a raw topic is; None where that is not known.
 
     `records` counts offsets from the committed one to the end; `seconds` is the age of the first
-    record there, 0.0 only if none waits. `lost` counts offsets that retention deleted unread.
+    record there, 0.0 only if none waits; neither is known where the log ends before the committed
+    offset. `lost` counts offsets that retention deleted unread.
     """
 
     partition: int
@@ -52,6 +53,11 @@ class Position(msgspec.Struct, frozen=True, kw_only=True):
     mapping_revision: int | None
     last_record_at: int | None
     recent: dict[str, list[tuple[int, int, int]]]
+
+    @property
+    def beyond(self) -> bool:
+        """Whether the committed offset lies beyond the log's end: another log was meant by it."""
+        return self.committed is not None and self.end is not None and self.committed > self.end
 
 
 class GroupLag(msgspec.Struct, frozen=True, kw_only=True):
@@ -176,7 +182,9 @@ def position(
     records, seconds, lost = None, None, 0
     if end is not None and first is not None:
         at = first if committed is None else committed.next_offset
-        records, lost = max(0, end - at), max(0, first - at)
+        lost = max(0, first - at)
+        if at <= end:
+            records = end - at
         if records == 0:
             seconds = 0.0
     if waiting_since is not None:
@@ -240,6 +248,11 @@ def _windows(found: GroupLag) -> list[stall.Window]:
     ]
 
 
+def needs_somebody(found: GroupLag) -> bool:
+    """Say whether there is what only a person ends: a stall, or a log that ends too early."""
+    return stall.stalled(_windows(found)) is not None or any(one.beyond for one in found.positions)
+
+
 _HEADS = ("partition", "committed", "end", "behind", "seconds", "last record handled", "mapping")
 
 
@@ -261,6 +274,12 @@ def lag_lines(found: GroupLag, now: float) -> list[str]:
         for one in found.positions
         if one.lost
     ]
+    lines += [
+        f"  partition {one.partition} {_ends_early(one)}: the topic was created anew or cut off; "
+        "reset the group's offsets to say where to go on"
+        for one in found.positions
+        if one.beyond
+    ]
     for native_type, records, failures in failing(found):
         lines.append(
             f"  failing: {failures:,} of {records:,} {native_type} in the {stall.MINUTES} minutes "
@@ -270,7 +289,8 @@ def lag_lines(found: GroupLag, now: float) -> list[str]:
     if stalled is not None:
         lines.append(
             f"  stalled: too much of {stalled} fails; mend the mapping, raise its REVISION and "
-            f"start anew, or go on as it is: `python -m consumers resume {found.provider}`"
+            f"start anew, or go on as it is: `python -m consumers resume {found.provider} "
+            "--admin HOST:PORT` (the CONSUMER_ADMIN_LISTEN of each stalled process)"
         )
     return lines
 
@@ -286,9 +306,11 @@ def _headline(found: GroupLag) -> str:
         alive = f"{members} in {found.group} ({found.state})"
     if not found.begun:
         return f"{found.provider}: nothing was ever committed; {alive}"
+    early = [one for one in found.positions if one.beyond]
     known = [one.records for one in found.positions if one.records is not None]
     waits = [one.seconds for one in found.positions if one.seconds is not None]
-    if len(known) < len(found.positions):
+    silent = len(found.positions) - len(early) - len(known)
+    if silent:
         behind = f"at least {sum(known):,} records behind (some partitions did not answer)"
     elif not sum(known):
         behind = "nothing waits"
@@ -297,7 +319,17 @@ def _headline(found: GroupLag) -> str:
     if sum(known):
         oldest = f"the oldest waits {duration(max(waits))}" if waits else "nobody knows how long"
         behind = f"{behind}, {oldest}"
+    if early:
+        told = f"{found.topic}[{early[0].partition}] {_ends_early(early[0])}"
+        if len(early) > 1:
+            more = len(early) - 1
+            told += f", and {more} more {'does' if more == 1 else 'do'} so"
+        behind = f"{told}; elsewhere {behind}" if silent or sum(known) else told
     return f"{found.provider}: {behind}; {alive}"
+
+
+def _ends_early(one: Position) -> str:
+    return f"ends at {one.end}, before the committed offset {one.committed}"
 
 
 def _row(one: Position, now: float) -> tuple[str, ...]:

@@ -15,6 +15,8 @@ _SINGLE_OBJECT, _SINGLE_OBJECT_BYTES = 0xC3, 10
 _UUID_TEXT = 36
 _UUID_LENGTH = _UUID_TEXT << 1
 """The length of an event id as Avro writes it: one byte, zig-zag."""
+_EVENT_ID_BYTES = 16
+_INT = range(-(2**31), 2**31)
 _MOST_TAIL = 5 + 10 + 5
 """Bytes of a partition (int), an offset (long) and a revision (int) at their longest."""
 
@@ -48,6 +50,8 @@ def origin_reader(raw_topic: str) -> Callable[[bytes], Origin | None]:
         revision, position = _number(tail, position)
         if position != len(tail):
             return None
+        if revision not in _INT or revision < 0:
+            raise ValueError("its mapping revision is none")
         if value[0] == _CONFLUENT:
             start = _CONFLUENT_BYTES
         elif value[0] == _SINGLE_OBJECT:
@@ -55,16 +59,27 @@ def origin_reader(raw_topic: str) -> Callable[[bytes], Origin | None]:
         else:
             raise ValueError("it is framed as none of our values is")
         text = start + 1
-        if value[start] != _UUID_LENGTH or at <= text + _UUID_TEXT:
+        if at <= text + _UUID_TEXT or value[start] != _UUID_LENGTH:
             raise ValueError("it does not begin with an event id")
         digits = value[text : text + _UUID_TEXT].decode("ascii").replace("-", "")
-        return Origin(bytes.fromhex(digits), partition, offset, _item(value, at), revision)
+        event_id = bytes.fromhex(digits)
+        if len(event_id) != _EVENT_ID_BYTES:
+            raise ValueError("its event id has another length")
+        item = _item(value, at)
+        if item not in _INT:
+            raise ValueError("its item's index is none")
+        return Origin(event_id, partition, offset, item, revision)
 
     return read
 
 
 def _number(data: bytes, position: int) -> tuple[int, int]:
-    """Read one number, zig-zag and 7 bits a byte; give it and where the next one begins."""
+    """Read one number, zig-zag and 7 bits a byte; give it and where the next one begins.
+
+    That is -1 where the number has no end, or the one before had none.
+    """
+    if position < 0:
+        return 0, -1
     number = shift = 0
     for at in range(position, len(data)):
         byte = data[at]

@@ -27,6 +27,7 @@ from consumers.normalizers import NORMALIZERS
 from consumers.progress import Progress, replay_group
 from consumers.records import Headers, Output, Record
 from gateway.delivery import dead_topic, group_id, output_topic, raw_topic
+from gateway.process import ConfigurationError
 from gateway.ranges import Range, RangeUnread, Wanted, find_ranges, read_ranges
 
 Say = Callable[[str], None]
@@ -35,6 +36,10 @@ CHUNK_RECORDS = 500
 CHUNK_BYTES = 16 * 1024 * 1024
 """A chunk is appended, acknowledged and then remembered: a crash can send one chunk twice."""
 _SIGN_SECONDS = 5.0
+_ANOTHER_KEY = (
+    "no event stands under the id it would get today, so EVENT_KEY is not the one they were made "
+    "with; set the consumers' own EVENT_KEY"
+)
 _MESSAGE_TIMEOUT_SECONDS = 30.0
 
 
@@ -150,13 +155,20 @@ class Replay:
         if not ranges:
             self._say(f"{self._topic}: nothing there to replay")
             return True
-        chosen = (
-            self._difference(ranges, verbose=verbose) if self._choice.raw else self._letters(ranges)
+        chosen, another_key = (
+            self._difference(ranges, verbose=verbose)
+            if self._choice.raw
+            else (self._letters(ranges), False)
         )
         count = sum(map(len, chosen.values()))
         if self._stop.is_set():
             self._say("stopped; nothing was written")
             return False
+        if another_key:
+            if yes:
+                raise ConfigurationError(f"{_ANOTHER_KEY}; nothing was written")
+            self._say(f"Nothing was written. --yes would refuse: {_ANOTHER_KEY}.")
+            return True
         if not yes:
             self._say(f"Nothing was written. --yes appends {count:,} records to {self._raw}.")
             return True
@@ -176,8 +188,13 @@ class Replay:
             self._say(line)
         return letters.chosen()
 
-    def _difference(self, ranges: Sequence[Range], *, verbose: bool) -> dict[int, set[int]]:
-        """Report how today's events of raw records differ from those that stand."""
+    def _difference(
+        self, ranges: Sequence[Range], *, verbose: bool
+    ) -> tuple[dict[int, set[int]], bool]:
+        """Report how today's events of raw records differ from those that stand.
+
+        Gives the offsets to replay, and whether those events were made with another EVENT_KEY.
+        """
         standing = self._standing(ranges)
         difference = Difference(self._normalizer.REVISION, verbose=verbose)
         replayed: set[Verdict] = {"changed", "new"}
@@ -193,7 +210,7 @@ class Replay:
                 chosen.setdefault(record.partition, set()).add(record.offset)
         for line in difference.lines(self._raw, standing):
             self._say(line)
-        return chosen
+        return chosen, difference.another_key
 
     def _standing(self, ranges: Sequence[Range]) -> Standing:
         """Look up the events that stand for raw records.

@@ -1,9 +1,10 @@
 """One consumer process from start to stop: a provider's raw topic in, events out."""
 
+import contextlib
+import http
+import http.client
 import os
 import threading
-import urllib.error
-import urllib.request
 
 import structlog
 
@@ -101,22 +102,29 @@ def resumed(provider: str, admin: Address) -> str:
 
     Gives what it answers. Raises ConfigurationError if nobody answers there, or another provider.
     """
-    request = urllib.request.Request(f"http://{admin}/resume/{provider}", method="POST")
-    # A proxy of the environment is for the way out: it would look for this address on its own side.
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    stranger = ConfigurationError(
+        f"the process at {admin} is not a consumer of {provider}; name its own with --admin"
+    )
+    nobody = ConfigurationError(
+        f"nobody answers at {admin}; name the admin address of {provider}'s process with --admin"
+    )
+    # Not urllib: that one follows redirects, and asks the proxy of the environment, which would
+    # look for this address on its own side.
     try:
-        with direct.open(request, timeout=_RESUME_SECONDS) as answer:
-            text: bytes = answer.read()
-    except urllib.error.HTTPError as error:
-        raise ConfigurationError(
-            f"the process at {admin} is not a consumer of {provider}; name its own with --admin"
-        ) from error
-    except OSError as error:
-        raise ConfigurationError(
-            f"nobody answers at {admin}; name the admin address of {provider}'s process "
-            "with --admin"
-        ) from error
-    return text.decode().strip()
+        connection = http.client.HTTPConnection(admin.host, admin.port, timeout=_RESUME_SECONDS)
+        with contextlib.closing(connection):
+            connection.request("POST", f"/resume/{provider}")
+            answer = connection.getresponse()
+            status, text = answer.status, answer.read().decode()
+    except (OSError, http.client.InvalidURL) as error:
+        raise nobody from error
+    except (http.client.HTTPException, UnicodeDecodeError) as error:
+        raise stranger from error
+    except UnicodeError as error:  # a host name that cannot be encoded
+        raise nobody from error
+    if status != http.HTTPStatus.OK:
+        raise stranger
+    return text.strip()
 
 
 def _topics_granted(

@@ -62,6 +62,7 @@ from consumers.contract import Halted, Interrupted
 from consumers.dedup import First, SeenFormatError, unpack
 from consumers.records import Partition
 from consumers.store import StoreCorrupt, StoreHeld, StoreUnusable
+from gateway.ranges import told_offset
 
 REBUILD_SECONDS = 300.0
 _CLOCKS_APART_MS = 600_000
@@ -619,7 +620,7 @@ class TopicSeen:
     def _answer(self, passage: _Passage, asked: Future[ListOffsetsResultInfo]) -> int | None:
         """Give an offset that was asked for; None if it is to be asked again."""
         try:
-            return int(asked.result().offset)
+            return told_offset(asked.result())
         except KafkaException as problem:
             error = cause_of(problem)
             if error.code() in NOT_AUTHORISED:

@@ -109,7 +109,8 @@ TO_DO: Mapping[str, str] = {
     "verihook_dedup_catching_up_partitions": "As above.",
     "verihook_dedup_troubles_total": "`discarded`: look at the disk of CONSUMER_STATE_DIR.",
     "verihook_consumer_stalled": "Read the dead letters, mend the mapping, start it anew, then "
-    "`python -m consumers replay`. As it is: `python -m consumers resume`.",
+    "`python -m consumers replay`. As it is: `python -m consumers resume "
+    "<provider> --admin HOST:PORT`.",
     "verihook_end_to_end_seconds": "Rising with the lag: add a consumer, up to the partition "
     "count. Rising without it: see `verihook_barrier_seconds`.",
     "verihook_consumer_last_poll_timestamp_seconds": "Its `timestamp()` minus its value: the age. "

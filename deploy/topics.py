@@ -254,6 +254,10 @@ def _changes(topic: Topic, existing: Mapping[str, Topic]) -> Iterable[Change]:
         )
         yield from _partitions(topic, new.partitions, raw)
         return
+    # More than there are copies would let nothing be written (or be taken for less, by Kafka 4).
+    if int(topic.config.get("min.insync.replicas", 1)) > is_now.replication:
+        as_many = {"min.insync.replicas": str(is_now.replication)}
+        topic = msgspec.structs.replace(topic, config={**topic.config, **as_many})
     for key, value in topic.config.items():
         held = is_now.config.get(key)
         if held != value:
@@ -265,7 +269,8 @@ def _changes(topic: Topic, existing: Mapping[str, Topic]) -> Iterable[Change]:
             "fixed",
             topic,
             f"{topic.name} has {is_now.replication} copies instead of {topic.replication}: move "
-            "its replicas with kafka-reassign-partitions, or change the number in the topics file",
+            "its replicas with kafka-reassign-partitions and apply again, or ask for as many as "
+            "there are (the topics file, --replication, --single-copy)",
         )
 
 
@@ -356,11 +361,15 @@ class Cluster:
         topics: dict[str, Topic] = {}
         for name in names:
             data, what = found.get(name), f"read the settings of {name}"
-            if data is None:
-                if not self._is_missing(configs[name]):
-                    self._result(configs[name], what)
+            if data is None and _is_missing(configs[name], self._seconds):
                 continue
             entries = self._result(configs[name], what)
+            if data is None:  # made between the two questions, or hidden from this client
+                data = self._metadata().get(name)
+            if data is None:
+                raise CannotRun(
+                    f"{name} exists, but this client may not see it; grant it Describe on the topic"
+                )
             explicit = {
                 key: entry.value
                 for key, entry in entries.items()
@@ -369,17 +378,6 @@ class Cluster:
             copies = min(len(partition.replicas) for partition in data.partitions.values())
             topics[name] = Topic(name, len(data.partitions), copies, explicit)
         return topics
-
-    def _is_missing(self, described: Future[Any]) -> bool:
-        """Tell a topic that is not there from one that the list does not show to this client."""
-        try:
-            described.result(self._seconds + 1.0)
-        except KafkaException as error:
-            code: int = error.args[0].code()
-            return code == KafkaError.UNKNOWN_TOPIC_OR_PART
-        except TimeoutError:
-            return False
-        return True  # made between the two questions: the next look shows it
 
     def apply(
         self, changes: Sequence[Change], *, grow: bool, say: Callable[[str], None] = print
@@ -542,6 +540,18 @@ class Cluster:
             f"Kafka at {self._bootstrap} does not answer within {self._seconds:.0f} s: is it "
             f"running, and is KAFKA_BOOTSTRAP_SERVERS right? ({_said(error)})"
         )
+
+
+def _is_missing(described: Future[Any], seconds: float) -> bool:
+    """Tell a topic that is not there from one that the list does not show to this client."""
+    try:
+        described.result(seconds + 1.0)
+    except KafkaException as error:
+        code: int = error.args[0].code()
+        return code == KafkaError.UNKNOWN_TOPIC_OR_PART
+    except TimeoutError:
+        pass
+    return False
 
 
 def _said(error: KafkaException) -> str:

@@ -145,7 +145,7 @@ def verify(
 ) -> None:
     """Verify kept deliveries of the raw topic again, with the secrets that are configured now.
 
-    Exits 1 if one of them no longer holds.
+    Exits 1 if one of them no longer holds, or if nothing was verified.
     """
     if provider not in PROVIDERS:
         raise ConfigurationError(f"there is no provider {provider}; there are {_names()}")
@@ -170,9 +170,10 @@ def verify(
         typer.echo(line)
     if stop.is_set():
         typer.echo("stopped before the end")
-    if findings.nothing_verified:
-        typer.echo("nothing was verified: none of these endpoints is configured here", err=True)
-    if findings.broken or findings.nothing_verified or stop.is_set():
+    why_nothing = "" if stop.is_set() else findings.why_nothing(endpoint)
+    if why_nothing:
+        typer.echo(f"nothing was verified: {why_nothing}", err=True)
+    if findings.broken or why_nothing or stop.is_set():
         raise typer.Exit(EXIT_FAILED)
 
 

@@ -61,6 +61,10 @@ def group_id(provider: str, prefix: str = "") -> str:
     return f"{prefix}normalize.{provider}"
 
 
+_FARTHEST = 2**63
+"""Milliseconds: from here on a number fits no Avro long, and soon overflows where it is divided."""
+
+
 class Provenance(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What the gateway knows of a delivery beside its bytes; the headers of the raw record.
 
@@ -100,14 +104,18 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     def from_headers(cls, headers: Iterable[tuple[str, bytes | None]]) -> "Provenance":
         """Read a raw record's headers.
 
-        Raises KeyError naming the first missing header, ValueError if `received-at` is no
-        number. Such a record was not written by this gateway.
+        Raises KeyError naming a missing header, ValueError if `received-at` is no
+        number or too large for a time, or a word is no UTF-8. Such a record was not written by a
+        gateway.
         """
         found = {name: value for name, value in headers if value is not None}
+        received_at = int(found["verihook-received-at"])
+        if not -_FARTHEST <= received_at < _FARTHEST:
+            raise ValueError("verihook-received-at is too large for a time")
         return cls(
             endpoint=found["verihook-endpoint"].decode(),
             provider=found["verihook-provider"].decode(),
-            received_at=int(found["verihook-received-at"]),
+            received_at=received_at,
             delivery_id=found["verihook-delivery-id"].decode(),
             authenticity=found["verihook-authenticity"].decode(),
             scheme=found["verihook-scheme"].decode(),

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 import structlog
 from confluent_kafka import (
+    Consumer,
     KafkaError,
     KafkaException,
     Producer,
@@ -32,6 +33,7 @@ OURS = frozenset(
         "enable.auto.commit",
         "enable.auto.offset.store",
         "isolation.level",
+        "transactional.id",
         "allow.auto.create.topics",
     }
 )
@@ -97,30 +99,38 @@ def _key(variable: str) -> str:
 
 
 def _judge(config: Mapping[str, str], variables: Mapping[str, str]) -> None:
-    """Let librdkafka itself judge names and values; never quotes a value."""
-    if _complaint(config) is None:
+    """Let librdkafka itself judge names and values, each and together; never quotes a value."""
+    complaint = _complaint(config)
+    if complaint is None:
         return
     for key, value in config.items():
-        complaint = _complaint({key: value})
-        if complaint is None:
-            continue
-        if "No such configuration property" in complaint:
+        of_one = _complaint({key: value}) or ""
+        if "No such configuration property" in of_one:
             raise ConfigurationError(
                 f"{variables[key]} names no librdkafka setting ({key}); check the spelling, or "
                 "rename the variable if it is not meant for Verihook"
             )
-        raise ConfigurationError(
-            f"{variables[key]} cannot be used: it holds no value that librdkafka takes for {key}"
-        )
+        if _OF_ONE_KEY.search(of_one):
+            raise ConfigurationError(
+                f"{variables[key]} cannot be used: it holds no value that librdkafka takes for "
+                f"{key}"
+            )
+    hint = "; set KAFKA_SASL_MECHANISM" if "GSSAPI" in complaint else ""
+    raise ConfigurationError(f"the KAFKA_* settings cannot be used together: {complaint}{hint}")
 
 
 def _complaint(config: Mapping[str, str]) -> str | None:
-    """Give what librdkafka says against a name or a value; keys that lack others are for later."""
+    """Give what librdkafka says against names, values, or what is missing beside them."""
+    given = {**config, "bootstrap.servers": "", "log_level": "0"}
     try:
-        Producer({**config, "bootstrap.servers": "", "log_level": "0"})
+        Producer(given)
+        Consumer({**given, "group.id": "judge"}).close()
     except KafkaException as error:
-        text = str(error)
-        return text if _OF_ONE_KEY.search(text) else None
+        said = error.args[0]
+        text = str(said.str()) if isinstance(said, KafkaError) else str(said)
+        return text.removeprefix("Failed to create producer: ").removeprefix(
+            "Failed to create consumer: "
+        )
     return None
 
 
@@ -202,8 +212,12 @@ def topic_problem(
         except TimeoutError as error:
             raise ClusterUnreachable("no answer in time") from error
         needed = needs[resource.name]
-        problem = _problem(resource.name, needed, entries) or _too_few(
-            admin, resource.name, needed, timeout
+        partitions = _replicas(admin, resource.name, timeout)
+        problem = _too_few_copies(resource.name, needed, partitions)
+        if problem is not None:
+            return problem
+        problem = _problem(resource.name, needed, entries) or _too_few_partitions(
+            admin, resource.name, needed, partitions, timeout
         )
         if problem is not None:
             return f"{problem}; mend it with `{_APPLY}`"
@@ -213,12 +227,21 @@ def topic_problem(
     return None
 
 
-def _too_few(admin: AdminClient, topic: str, needs: TopicNeeds, timeout: float) -> str | None:
+def _too_few_copies(topic: str, needs: TopicNeeds, partitions: Sequence[int]) -> str | None:
     """Kafka 4 takes min.insync.replicas as at most the number of replicas there are (KIP-966)."""
-    partitions = _replicas(admin, topic, timeout)
     held, copies = min(partitions, default=0), needs.min_insync_replicas
-    if held < copies:
-        return f"{topic} has {held} replica(s), it needs {copies}"
+    if held >= copies:
+        return None
+    return (
+        f"{topic} has {held} replica(s), it needs {copies}; move them with "
+        "kafka-reassign-partitions, or accept a single copy with GATEWAY_SINGLE_COPY=1 and "
+        "CONSUMER_SINGLE_COPY=1"
+    )
+
+
+def _too_few_partitions(
+    admin: AdminClient, topic: str, needs: TopicNeeds, partitions: Sequence[int], timeout: float
+) -> str | None:
     if needs.beside:
         least = len(_replicas(admin, needs.beside, timeout))
         if len(partitions) < least:

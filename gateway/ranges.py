@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 from confluent_kafka import (
+    OFFSET_INVALID,
     Consumer,
     IsolationLevel,
     KafkaError,
@@ -16,7 +17,7 @@ from confluent_kafka import (
     Message,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.admin import AdminClient, ListOffsetsResultInfo, OffsetSpec
 
 from gateway.kafka import MAY_NOT
 from gateway.process import ConfigurationError
@@ -189,9 +190,12 @@ def _log_offsets(
         )
         for asked, answer in answers.items():
             try:
-                found[asked.partition] = answer.result().offset
+                offset = told_offset(answer.result())
             except KafkaException as error:
                 problem = error
+            else:
+                if offset is not None:
+                    found[asked.partition] = offset
         if len(found) == len(numbers):
             return found
         try:
@@ -201,6 +205,15 @@ def _log_offsets(
         time.sleep(_LOOKUP_PAUSE_SECONDS)
     name = problem.args[0].name() if problem is not None else "no answer"
     raise ConfigurationError(f"{topic} does not say where its log begins and ends: {name}")
+
+
+def told_offset(answer: ListOffsetsResultInfo) -> int | None:
+    """Give the offset that a broker told; None if none answered.
+
+    librdkafka (2.16) reports no error for a partition whose broker stays silent until the
+    question's time-out, but OFFSET_INVALID. OFFSET_END is an answer: no record is that young.
+    """
+    return None if answer.offset == OFFSET_INVALID else int(answer.offset)
 
 
 def read_ranges(

@@ -2,9 +2,9 @@
 
 import http.client
 import ipaddress
+import re
 import secrets
 import time
-import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping
@@ -20,6 +20,8 @@ _ROOT = Path(__file__).resolve().parent.parent
 FIXTURES = _ROOT / "tests" / "fixtures"
 RUN_FILE = _ROOT / ".local" / "run.json"
 """What a running `make run` tells other programs."""
+_SECONDS = re.compile(r"[0-9]{1,9}")
+"""A Retry-After of ours; a date is of whatever stands before the gateway."""
 
 
 Secret = str | Mapping[str, str]
@@ -136,25 +138,63 @@ def signed(
 
 
 def post(url: str, headers: Mapping[str, str], body: bytes, timeout: float = 30.0) -> Answer:
-    """POST a delivery. Raises ConfigurationError if nobody answers there."""
-    request = urllib.request.Request(url, data=body, headers=dict(headers), method="POST")  # noqa: S310
-    # A proxy of the environment is for the way out: it would look for this machine on its own side.
-    proxies: dict[str, str] | None = {} if _is_here(url) else None
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies))
+    """POST a delivery, there and nowhere else: a redirect is an answer as any other.
+
+    Raises ConfigurationError if nobody answers there, or if it is no http or https URL.
+    """
+    opener = _opener(url)
     try:
+        request = urllib.request.Request(url, data=body, headers=dict(headers), method="POST")  # noqa: S310 - _opener has no other scheme
         with opener.open(request, timeout=timeout) as response:
-            return Answer(response.status, response.read().decode().strip())
-    except urllib.error.HTTPError as error:
-        retry_after = error.headers.get("Retry-After")
-        text = error.read().decode(errors="replace").strip()
-        return Answer(error.code, text, int(retry_after) if retry_after else None)
+            text = response.read().decode(errors="replace").strip()
+            retry_after = (response.headers.get("Retry-After") or "").strip()
+            seconds = int(retry_after) if _SECONDS.fullmatch(retry_after) else None
+            return Answer(response.status, text, seconds)
+    except http.client.InvalidURL as error:  # a space or a control character in it
+        raise _unusable() from error
     except (OSError, http.client.HTTPException) as error:  # refused, reset, or gone in between
-        raise ConfigurationError(f"{url} does not answer; is the gateway running there?") from error
+        # Without the path, which may hold a path token.
+        origin = "{0.scheme}://{0.netloc}".format(urllib.parse.urlsplit(url))
+        raise ConfigurationError(
+            f"{origin} does not answer; is the gateway running there?"
+        ) from error
+    except ValueError as error:  # a host or a path that cannot be encoded
+        raise _unusable() from error
 
 
-def _is_here(url: str) -> bool:
-    host = urllib.parse.urlsplit(url).hostname or ""
+def _opener(url: str) -> urllib.request.OpenerDirector:
     try:
-        return ipaddress.ip_address(host).is_loopback
+        parts = urllib.parse.urlsplit(url)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError as error:
+        raise _unusable() from error
+    if parts.scheme not in {"http", "https"} or not parts.netloc:
+        raise _unusable()
+    # A proxy of the environment is for the way out: it would look for this machine on its own side.
+    proxies: dict[str, str] | None = {} if _is_here(host) else None
+    # Not build_opener: that one opens files, and follows redirects as a GET with the signature.
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(proxies),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.UnknownHandler(),  # for a proxy of another scheme
+    ):
+        opener.add_handler(handler)
+    return opener
+
+
+def _is_here(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host)
     except ValueError:
-        return host == "localhost"
+        return host.removesuffix(".") in {"", "localhost"}
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return address.is_loopback or address.is_unspecified  # GATEWAY_LISTEN may be 0.0.0.0 or [::]
+
+
+def _unusable() -> ConfigurationError:
+    return ConfigurationError(
+        "the URL to send to cannot be used; it should be as http://127.0.0.1:8080/webhooks/veriff"
+    )

@@ -151,12 +151,13 @@ class Findings:
             count for verdict, count in self._counts.items() if verdict.state == "no_longer_holds"
         )
 
-    @property
-    def nothing_verified(self) -> bool:
-        """Say whether there were records, and no endpoint of theirs is configured here."""
-        return bool(self._counts) and all(
-            verdict.state == "unknown_endpoint" for verdict in self._counts
-        )
+    def why_nothing(self, only: str = "") -> str:
+        """Say why nothing was verified, "" if something was; `only` is as `take` was told."""
+        if not self._counts:
+            return f"there is no record{f' of {only}' if only else ''} in this range"
+        if all(verdict.state == "unknown_endpoint" for verdict in self._counts):
+            return "none of these endpoints is configured here"
+        return ""
 
     def lines(self, topic: str) -> Iterator[str]:
         """Say what was found; nothing of what the records hold."""

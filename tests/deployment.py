@@ -15,7 +15,7 @@ from pathlib import Path
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from deploy.child import free_port
+from deploy.child import Child, free_port
 from deploy.endpoints import ENDPOINTS, endpoint_for, make_endpoint, write_endpoints
 from gateway.delivery import output_topic, raw_topic
 from gateway.send import Fixture, post, signed
@@ -67,18 +67,23 @@ def delete_records(admin: AdminClient, before: dict[tuple[str, int], int]) -> No
 
 
 class Process:
-    """One of our programs with an admin address, its log in a file."""
+    """One of our programs with an admin address, its log in a file; it never outlives the tests."""
 
     def __init__(
         self, command: list[str], environ: dict[str, str], admin: int, log: Path, tree: Path = ROOT
     ) -> None:
         self.admin = f"http://127.0.0.1:{admin}"
         self.log = log
-        with log.open("ab") as out:
-            self.popen = subprocess.Popen(
-                [sys.executable, "-m", *command], cwd=tree, env=os.environ | environ,
-                stdout=out, stderr=out,
-            )  # fmt: skip
+        self.name = " ".join(command)
+        child = Child(
+            self.name,
+            [sys.executable, "-m", *command],
+            log,
+            environ=os.environ | environ,
+            folder=tree,
+            keep_log=True,
+        )
+        self.popen = child._process
 
     def wait_ready(self) -> "Process":
         """Wait for /readyz; fail with the log if the process ended."""
@@ -87,7 +92,7 @@ class Process:
             assert self.popen.poll() is None, self.log.read_text()
             return get(f"{self.admin}/readyz")[0] == 200
 
-        until(ready, f"{self.popen.args} ready; {self.log.read_text()[-2000:]}")
+        until(ready, f"{self.name} ready; {self.log.read_text()[-2000:]}")
         return self
 
     def metrics(self) -> dict[str, float]:

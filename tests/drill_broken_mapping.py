@@ -116,7 +116,7 @@ def test_a_broken_mapping_is_stalled_mended_replayed_and_audited(topics, tmp_pat
         provider.send(380, 420)
         operator.says("the gateway goes on storing; what an operator sees")
         assert REASON in operator.looks(consumer)
-        told = operator.types("lag", PROVIDER, tree=broken)
+        told = operator.types("lag", PROVIDER, tree=broken, code=1)
         assert f"{stored() - 250 - dead:,} records behind" in told
         assert "stalled: too much of VERIFICATION.STATUS_CHANGE fails" in told
         told = operator.types("replay", PROVIDER, tree=broken)

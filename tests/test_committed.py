@@ -1,7 +1,16 @@
 """A group's committed offsets from outside: read and written by no member, on the real Kafka."""
 
+import re
+from types import SimpleNamespace
+
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicPartition,
+)
 
 from consumers import committed as module
 from consumers.committed import Committed
@@ -83,6 +92,72 @@ def test_a_living_member_is_not_disturbed(group):
     assert (consumer.memberid(), consumer.assignment()) == (name, owned)
     assert group.read([group.topic]) == {(group.topic, 1): (7, "")}
     consumer.close()
+
+
+class Scripted:
+    """A client whose broker answers late: a topic of one partition, and what poll() gives."""
+
+    def __init__(self, said=(), refused=None):
+        self.said, self.refused = list(said), refused
+        self.timeouts = []
+
+    def list_topics(self, topic, _timeout):
+        partitions = {} if self.refused else {0: None}
+        return SimpleNamespace(
+            topics={topic: SimpleNamespace(partitions=partitions, error=self.refused)}
+        )
+
+    def committed(self, _asked, timeout):
+        self.timeouts.append(timeout)
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+
+    def poll(self, _seconds):
+        code = self.said.pop(0) if self.said else None
+        return None if code is None else SimpleNamespace(error=lambda: KafkaError(code))
+
+
+@pytest.fixture
+def scripted():
+    """Give a group that asks a scripted client."""
+    found = Committed({"bootstrap.servers": "127.0.0.1:1"}, "normalize.veriff")
+    client = found._client
+
+    def asking(**script):
+        found._client = Scripted(**script)
+        return found
+
+    yield asking
+    found._client = client
+    found.close()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        [None, None, KafkaError.GROUP_AUTHORIZATION_FAILED],
+        [KafkaError._ALL_BROKERS_DOWN, KafkaError.GROUP_AUTHORIZATION_FAILED],
+    ],
+    ids=["at the third look", "behind another trouble"],
+)
+def test_a_refusal_that_comes_late_is_heard(scripted, said):
+    """It is looked for again for as long as nothing is answered, not once."""
+    group = scripted(said=said)
+    with pytest.raises(Halted, match=r"may not see what normalize\.veriff committed; grant it"):
+        group.read(["t"])
+    waits = group._client.timeouts
+    assert len(waits) <= 3
+    assert waits == sorted(waits), "a broker that answers slowly is given longer each time"
+
+
+def test_a_topic_that_may_not_be_described_is_named(scripted):
+    """Nothing is taken for not committed where its topic is not shown."""
+    group = scripted(refused=KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED))
+    words = "this client may not read dlq.veriff; grant it Describe on the topic"
+    with pytest.raises(Halted, match=f"^{re.escape(words)}$"):
+        group.read(["dlq.veriff"])
+    assert scripted(refused=KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART)).read(["t"]) == {}
+    with pytest.raises(Halted, match=r"cannot be read or written: TOPIC_EXCEPTION"):
+        scripted(refused=KafkaError(KafkaError.TOPIC_EXCEPTION)).read(["t"])
 
 
 @pytest.mark.parametrize("call", ["read", "write"])

@@ -13,6 +13,7 @@ from consumers.settings import load_settings
 from gateway.process import Address, Admin, ConfigurationError, Readiness
 from gateway.send import post
 from tests.conftest import EVENT_KEY, SUBJECT_KEY
+from tests.test_send import answering, http
 
 ROOT = Path(__file__).resolve().parent.parent
 LEAST = {
@@ -161,3 +162,59 @@ def test_what_is_elsewhere_is_sent_by_the_proxy_of_the_environment(monkeypatch):
         assert post("http://gateway.example/webhooks/veriff", {}, b"").status in {404, 405}
     finally:
         admin.close()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"SSH-2.0-OpenSSH_9.6\r\n",
+        http("200 OK", body=b"\xff\xfe"),
+        http("404 Not Found"),
+        http("404 Not Found", body=b"\xff\xfe"),
+        http("301 Moved", "Location: http://[bad/"),
+    ],
+    ids=["not HTTP", "no text", "no such page", "no page and no text", "a redirect"],
+)
+def test_who_answers_as_no_consumer_does_is_told_apart(answer):
+    """Another program at that address did not resume anything."""
+    with answering(answer) as (address, asked), pytest.raises(ConfigurationError) as refused:
+        resumed("veriff", Address.parse(address, "--admin"))
+    assert asked == ["POST /resume/veriff"]
+    assert str(refused.value) == (
+        f"the process at {address} is not a consumer of veriff; name its own with --admin"
+    )
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "a..example",
+        "b\N{LATIN SMALL LETTER U WITH DIAERESIS}cher..example",
+        "two words",
+        "a" * 70 + ".example",
+    ],
+)
+def test_a_host_that_cannot_be_asked_is_one_sentence(host):
+    """As where nobody answers: the address is to be mended."""
+    with pytest.raises(ConfigurationError) as refused:
+        resumed("veriff", Address(host, 80))
+    assert "name the admin address of veriff's process with --admin" in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_who_hangs_up_is_nobody():
+    """A process that ends just then, or a port that is passed on to nobody."""
+    with answering(b"") as (address, _), pytest.raises(ConfigurationError) as refused:
+        resumed("veriff", Address.parse(address, "--admin"))
+    assert str(refused.value).startswith(f"nobody answers at {address}; ")
+
+
+def test_a_redirect_of_a_resume_is_not_followed():
+    """Nobody else was meant."""
+    with (
+        answering(http("200 OK")) as (other, asked_there),
+        answering(http("303 See Other", f"Location: http://{other}/")) as (address, _),
+        pytest.raises(ConfigurationError),
+    ):
+        resumed("veriff", Address.parse(address, "--admin"))
+    assert asked_there == []

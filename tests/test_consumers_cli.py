@@ -6,8 +6,11 @@ import subprocess
 import sys
 
 import pytest
+from confluent_kafka import KafkaError
 
 from consumers import __main__ as program
+from consumers import tail
+from consumers.codec import encoder, single_object_prefix
 from consumers.explain import fate_of
 from consumers.normalizers import NORMALIZERS
 from consumers.settings import load_keys, load_settings
@@ -16,6 +19,7 @@ from gateway.send import fixture, fixtures
 from tests.conftest import EVENT_KEY, RECEIVED_AT, SUBJECT_KEY
 from tests.conftest import KEYS as ALL_KEYS
 from tests.deployment import ROOT, deployment
+from tests.test_ledger import event
 
 KEYS = {"EVENT_KEY": EVENT_KEY, "SUBJECT_KEY": SUBJECT_KEY}
 
@@ -128,7 +132,92 @@ def test_an_unreachable_cluster_is_one_sentence():
     """It says that Kafka does not answer, and where."""
     code, _, err = consumers("tail", KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1")
     assert code == 2
-    assert err.splitlines()[-1] == "consumers: Kafka does not answer at 127.0.0.1:1"
+    assert err == "consumers: Kafka does not answer at 127.0.0.1:1\n"
+
+
+class _Message:
+    """What a consumer gives: a value, or an error."""
+
+    def __init__(self, value=None, error=None):
+        self.value, self.error = lambda: value, lambda: error and KafkaError(error)
+
+
+def _tailed(monkeypatch, *batches, told=()):
+    """Read these batches, None for nothing; give the events, and what was said meanwhile."""
+    said, left = [], list(batches)
+
+    class Reading:
+        def __init__(self, config):
+            self.heard = config["error_cb"]
+
+        def assign(self, partitions):
+            pass
+
+        def consume(self, _count, _seconds):
+            for code in told if len(left) == len(batches) else ():
+                self.heard(KafkaError(code))
+            return left.pop(0)
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(tail, "Consumer", Reading)
+    monkeypatch.setattr(tail, "partitions_of", lambda *_: [0])
+    found = [
+        one
+        for one in tail.events(
+            {}, "events", from_beginning=True, stopping=lambda: not left, say=said.append
+        )
+        if one is not None
+    ]
+    return found, said
+
+
+def test_tail_passes_over_what_is_no_event(monkeypatch):
+    """Whatever a stranger wrote behind our prefix."""
+    prefix = single_object_prefix()
+    garbage = [
+        b"",
+        b"x",
+        prefix,
+        prefix + bytes.fromhex("1c350c0200000202ff"),
+        prefix + b"\xff" * 20,
+    ]
+    ours = encoder(prefix)(event())
+    found, said = _tailed(monkeypatch, [_Message(one) for one in (*garbage, ours)])
+    assert (found, said) == ([event()], [])
+
+
+def test_tail_shows_an_event_of_no_time():
+    """A moment beyond the calendar is shown as it stands."""
+    (cell, *_) = tail.table_row(event(occurred_at=2**62))
+    assert cell == str(2**62)
+
+
+def test_tail_ends_where_its_topic_is_gone(monkeypatch):
+    """Nothing would come any more."""
+    for code in (
+        KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION,
+    ):  # fmt: skip
+        with pytest.raises(ConfigurationError, match="events is gone, or partitions of it"):
+            _tailed(monkeypatch, [_Message(error=code)])
+        with pytest.raises(ConfigurationError, match="events is gone, or partitions of it"):
+            _tailed(monkeypatch, [], told=[code])
+
+
+def test_tail_says_once_that_kafka_is_away(monkeypatch):
+    """One line when a trouble begins; after an event it is a new one."""
+    away = _Message(error=KafkaError._TRANSPORT)
+    ours = _Message(encoder(single_object_prefix())(event()))
+    found, said = _tailed(
+        monkeypatch, [away], [away], [ours], [], [away],
+        told=[KafkaError._ALL_BROKERS_DOWN, KafkaError._ALL_BROKERS_DOWN],
+    )  # fmt: skip
+    assert len(found) == 1
+    assert said == [
+        f"Kafka does not answer as it should ({name}); tail goes on trying"
+        for name in ("_ALL_BROKERS_DOWN", "_TRANSPORT", "_TRANSPORT")
+    ]
 
 
 @pytest.mark.kafka

@@ -552,6 +552,7 @@ def test_plan_says_every_difference():
         Topic("small", 4, 1, {}),
         Topic("odd", 5, 1, {}),
         Topic("large", 2, 3, {}),
+        Topic("thin", 2, 3, {"min.insync.replicas": "2"}),
     ]
     existing = {
         "fits": Topic("fits", 2, 1, {"a": "1", "other": "x"}),
@@ -559,6 +560,7 @@ def test_plan_says_every_difference():
         "small": Topic("small", 2, 1, {}),
         "odd": Topic("odd", 2, 1, {}),
         "large": Topic("large", 3, 1, {}),
+        "thin": Topic("thin", 2, 1, {"min.insync.replicas": "1"}),
     }
     changes = plan(wanted, existing)
     assert [(change.kind, change.topic.name) for change in changes] == [
@@ -569,6 +571,7 @@ def test_plan_says_every_difference():
         ("grow", "odd"),
         ("fixed", "large"),
         ("fixed", "large"),
+        ("fixed", "thin"),  # and not to demand more copies of a write than there are
     ]
     assert changes[1].text == "set set b=2 (now: 0)"
     assert changes[2].text == "set set c=3 (now: not set on the topic)"

@@ -482,8 +482,10 @@ def test_a_missing_topic_is_refused(serve, kafka, topics):
 
 
 def test_a_single_copy_has_to_be_asked_for(serve):
-    """min.insync.replicas=1 is refused unless the operator says so."""
-    assert "min.insync.replicas" in refusal(serve(GATEWAY_SINGLE_COPY=None))
+    """A single copy is refused unless the operator says so, and how is said."""
+    refused = refusal(serve(GATEWAY_SINGLE_COPY=None))
+    assert "has 1 replica(s), it needs 2" in refused
+    assert "accept a single copy with GATEWAY_SINGLE_COPY=1" in refused
 
 
 def test_one_replica_is_not_two_copies(serve, kafka, topics):

@@ -7,7 +7,17 @@ import msgspec
 import pytest
 from confluent_kafka import Consumer
 
-from consumers.offsets import Checkpoint, GroupLag, duration, failing, lag, lag_lines, position
+from consumers import passport
+from consumers.offsets import (
+    Checkpoint,
+    GroupLag,
+    duration,
+    failing,
+    lag,
+    lag_lines,
+    needs_somebody,
+    position,
+)
 from consumers.passport import Passport
 from deploy.child import free_port
 from gateway.process import ConfigurationError
@@ -43,6 +53,15 @@ def test_what_is_not_known_is_absent():
     assert (found.records, found.seconds) == (None, None)
     only_markers = position(0, Checkpoint(7, None), 0, 9, None, NOW)
     assert (only_markers.records, only_markers.seconds) == (2, None)
+
+
+def test_a_log_that_ends_before_the_commit_has_no_lag():
+    """Cut off, restored or another cluster's: nobody knows what waits, and it is never 0."""
+    found = position(0, Checkpoint(500, PASSED), 0, 10, None, NOW)
+    assert (found.records, found.seconds, found.lost) == (None, None, 0)
+    assert found.beyond
+    assert not position(0, Checkpoint(10, PASSED), 0, 10, None, NOW).beyond
+    assert not position(0, Checkpoint(500, PASSED), None, None, None, NOW).beyond
 
 
 def test_without_a_commit_everything_waits():
@@ -85,6 +104,37 @@ def test_the_first_line_says_it_all():
     )
 
 
+def test_a_log_that_ends_before_the_commit_is_told():
+    """In the first line, in its row and in a sentence that says what to do."""
+    cut = position(0, Checkpoint(500, PASSED), 0, 10, None, NOW)
+    done = position(1, Checkpoint(7, PASSED), 0, 7, None, NOW)
+    late = position(2, Checkpoint(3, None), 0, 5, int((NOW - 60) * 1000), NOW)
+    silent = position(3, Checkpoint(7, None), None, None, None, NOW)
+    again = position(4, Checkpoint(2, None), 0, 1, None, NOW)
+
+    def headline(*positions):
+        return lag_lines(group(*positions), NOW)[0]
+
+    ends = "p: raw.p[0] ends at 10, before the committed offset 500"
+    who = "1 member in normalize.p (stable)"
+    assert headline(cut, done) == f"{ends}; {who}"
+    assert headline(cut, again) == f"{ends}, and 1 more does so; {who}"
+    assert headline(cut, late) == (
+        f"{ends}; elsewhere 2 records behind, the oldest waits 1 min 0 s; {who}"
+    )
+    assert headline(cut, silent) == (
+        f"{ends}; elsewhere at least 0 records behind (some partitions did not answer); {who}"
+    )
+    lines = lag_lines(group(cut, done), NOW)
+    assert lines[2].split()[:5] == ["0", "500", "10", "?", "?"]
+    assert lines[4] == (
+        "  partition 0 ends at 10, before the committed offset 500: the topic was created anew or "
+        "cut off; reset the group's offsets to say where to go on"
+    )
+    assert needs_somebody(group(done, cut))
+    assert not needs_somebody(group(done, late, silent))
+
+
 def test_every_partition_has_its_row():
     """What is unknown is a question mark, what never was is said so."""
     lines = lag_lines(
@@ -120,11 +170,15 @@ def test_a_stall_is_told():
     assert failing(found) == [("decision", 120, 80)]
     lines = lag_lines(found, NOW)
     assert lines[-2] == ("  failing: 80 of 120 decision in the 5 minutes before the last commits")
-    assert "`python -m consumers resume p`" in lines[-1]
+    assert "`python -m consumers resume p --admin HOST:PORT`" in lines[-1]
+    assert "CONSUMER_ADMIN_LISTEN" in lines[-1]
+    assert needs_somebody(found)
     mended = group(one(0, {"decision": [(minute, 120, 80)]}), one(1, {}, revision=2))
     assert "stalled" not in "\n".join(lag_lines(mended, NOW))
     some = group(one(0, {"decision": [(minute, 60, 1)]}))
     assert "stalled" not in "\n".join(lag_lines(some, NOW))
+    assert not needs_somebody(mended)
+    assert not needs_somebody(some)
 
 
 @pytest.mark.parametrize(
@@ -218,6 +272,29 @@ def test_the_lag_command_shows_every_provider(written):
     code, _, err = consumers("lag", **environ)
     assert code == 2
     assert "there is no topic nobody.raw." in err
+
+
+@pytest.mark.kafka
+def test_where_somebody_must_act_the_lag_command_exits_1(written):
+    """For a stall and for a log cut off, as a table and as JSON, whatever the others are."""
+    written.send(0, 10)
+    written.commit(0, 500)
+    code, out, err = consumers("lag", "veriff", "plexy", **written.environ)
+    assert (code, err) == (1, "")
+    assert f"veriff: {written.raw}[0] ends at 10, before the committed offset 500; " in out
+    assert "plexy: nothing was ever committed" in out
+    minute = int(time.time() // 60)
+    failed = Passport(
+        mapping_revision=4, last_record_at=minute * 60_000, recent={"t": [(minute, 120, 80)]}
+    )
+    written.commit(0, 10, passport.written(failed))
+    code, out, _ = consumers("lag", "veriff", "--json", **written.environ)
+    assert code == 1
+    assert msgspec.json.decode(out, type=GroupLag).positions[0].records == 0
+    code, out, _ = consumers("lag", "veriff", **written.environ)
+    assert code == 1
+    assert "stalled: too much of t fails" in out
+    assert consumers("lag", "plexy", **written.environ)[0] == 0
 
 
 @pytest.mark.kafka

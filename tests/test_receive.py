@@ -621,7 +621,7 @@ provenances = st.builds(
     Provenance,
     endpoint=words,
     provider=words,
-    received_at=st.integers(-(2**63), 2**63),
+    received_at=st.integers(-(2**63), 2**63 - 1),  # what fits the schema
     delivery_id=words,
     authenticity=words,
     scheme=words,

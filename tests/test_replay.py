@@ -592,13 +592,42 @@ def test_what_would_vanish_or_is_new_is_told(pipeline, today):
 
 @pytest.mark.kafka
 def test_another_event_key_is_suspected(pipeline, today):
-    """Where every event would get another id, the keys are looked at first."""
+    """Where every event would get another id, nothing is written, and the keys are looked at."""
     pipeline.deliver(3)
     pipeline.work(Mapping())
+    pipeline.deliver(2)  # the provider's retries, which no key but the right one tells as such
+    pipeline.work(Mapping())
     today(Mapping(2, natural_key=("x",)))
-    _, said = pipeline.replay(Choice(asked=Wanted(), words=("1h",), raw=True), yes=False)
+    raw = Choice(asked=Wanted(), words=("1h",), raw=True)
+    _, said = pipeline.replay(raw, yes=False)
     assert "so EVENT_KEY is not the one they were made with" in said
     assert "raise REVISION" not in said
+    assert "no event stands for them" not in said
+    assert "new                             2   none stands under this EVENT_KEY" in said
+    assert "Nothing was written. --yes would refuse: " in said
+    assert "--yes appends" not in said
+    for choice in (raw, msgspec.structs.replace(raw, everything=True)):
+        with pytest.raises(ConfigurationError, match="EVENT_KEY is not the one"):
+            pipeline.replay(choice)
+    assert not pipeline.copies()
+    with closing(Committed(pipeline.config, replay_group("veriff", pipeline.prefix))) as group:
+        assert group.read([pipeline.raw]) == {}
+
+
+@pytest.mark.kafka
+def test_events_under_their_own_ids_prove_the_key(pipeline, today):
+    """Where some events stand under today's ids, others with new ids are the mapping's doing."""
+    pipeline.deliver(3)
+    pipeline.work(Mapping(natural_key=("x",)))  # one event for the three
+    pipeline.deliver(3, start=3)
+    pipeline.work(Mapping())
+    changed = Mapping(2)
+    today(changed)
+    raw = Choice(asked=Wanted(), words=("1h",), raw=True)
+    _, said = pipeline.replay(raw, yes=False)
+    assert "1 events would get another id: readers would hold both" in said
+    assert "--yes appends 3 records" in said
+    assert "3 of 3 records appended" in pipeline.replay(raw)[1]
 
 
 @pytest.mark.kafka

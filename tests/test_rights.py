@@ -48,6 +48,8 @@ USERS = {
 """Who a line of the table is about, as a user of the broker."""
 
 NOBODY = "nobody"
+HALF = "half"
+"""A user who may read and change every topic's configuration, which does not include seeing it."""
 AS_MADE = ("--provider", PROVIDER, "--set", "raw.partitions=2", "--set", "dlq.partitions=1")
 _CLAUSE = re.compile(r"([A-Z_]+(?:, [A-Z_]+)*) on (all of them|`[^`]+`(?:, `[^`]+`)*)")
 Right = tuple[ResourceType, str, str]
@@ -89,7 +91,7 @@ def _rights(cell: str, above: set[Right], column: int) -> set[Right]:
 def kafka(tmp_path_factory):
     """A broker that lets a user do only what was granted; anybody on the plain port is its owner."""
     plain, controller, guarded = (free_port() for _ in range(3))
-    users = " ".join(f'user_{name}="{name}"' for name in (*USERS.values(), NOBODY))
+    users = " ".join(f'user_{name}="{name}"' for name in (*USERS.values(), NOBODY, HALF))
     login = "org.apache.kafka.common.security.plain.PlainLoginModule"
     listeners = f"PLAINTEXT://127.0.0.1:{plain},SASL_PLAINTEXT://127.0.0.1:{guarded}"
     properties = {
@@ -129,7 +131,9 @@ class Guarded:
 
     def __init__(self, kafka) -> None:
         self.made = make_topics(kafka.bootstrap, **{"raw.partitions": 2, "dlq.partitions": 1})
-        grant(kafka, self.made.prefix, documented())
+        rights = documented()
+        seen = {(kind, name, "DESCRIBE_CONFIGS") for kind, name, _ in rights["plan"]}
+        grant(kafka, self.made.prefix, rights | {HALF: seen})
         self.made.bootstrap = kafka.guarded
         self.deployed = None
 
@@ -226,6 +230,8 @@ def test_each_program_does_its_work_with_the_rights_it_is_said_to_need(guarded):
          "this client may not describe the configuration of {raw}; grant it DescribeConfigs"),
         (NOBODY, ("deploy", "topics", "plan"), EXIT_FAILED,
          "this client is not authorised; it needs"),
+        (HALF, ("deploy", "topics", "plan", *AS_MADE), EXIT_FAILED,
+         "{raw} exists, but this client may not see it; grant it Describe on the topic"),
         (NOBODY, ("gateway", "serve"), EXIT_MISUSED,
          "this client may not describe the configuration of"),
     ],

@@ -263,6 +263,31 @@ def test_a_key_librdkafka_does_not_know_is_refused(variable, key):
     assert "hush" not in text
 
 
+@pytest.mark.parametrize(
+    ("environ", "sentence"),
+    [
+        ({"KAFKA_SECURITY_PROTOCOL": "sasl_plaintext"}, "set KAFKA_SASL_MECHANISM"),
+        (
+            {"KAFKA_SECURITY_PROTOCOL": "sasl_plaintext", "KAFKA_SASL_MECHANISM": "PLAIN"},
+            "sasl.username and sasl.password must be set",
+        ),
+        (
+            {"KAFKA_SECURITY_PROTOCOL": "ssl", "KAFKA_SSL_CA_LOCATION": "/nowhere/ca.pem"},
+            "ssl.ca.location failed",
+        ),
+        ({"KAFKA_SECURITY_PROTOCOL": "ssl", "KAFKA_SSL_KEY_PEM": "hush"}, "ssl.key.pem failed"),
+        ({"KAFKA_MAX_POLL_INTERVAL_MS": "1000"}, "`max.poll.interval.ms`"),
+    ],
+)
+def test_settings_that_no_client_can_be_made_of_are_refused_at_the_start(environ, sentence):
+    """What is missing beside a value, or contradicts it, is one sentence and no traceback."""
+    text = refusal(client_config, environ)
+    assert text.startswith("the KAFKA_* settings cannot be used together: ")
+    assert sentence in text
+    assert "hush" not in text
+    assert "\n" not in text
+
+
 def test_a_variable_without_a_key_is_refused():
     """KAFKA_ alone names nothing."""
     assert "KAFKA_ " in refusal(client_config, {"KAFKA_": "1"})

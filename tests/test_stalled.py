@@ -183,7 +183,7 @@ def test_a_broken_mapping_stalls_its_consumer_and_nothing_is_lost(deployed, stal
     assert consumer.sum(STALLED) == 1
     assert group.committed() == handled
     told = command(deployed, "lag", PROVIDER)
-    assert told.returncode == 0
+    assert told.returncode == 1  # a person must act
     assert f"{700 - handled:,} records behind" in told.stdout
     assert f"failing: {handled:,} of {handled:,} VERIFICATION.STATUS_CHANGE" in told.stdout
     assert "stalled: too much of VERIFICATION.STATUS_CHANGE fails" in told.stdout

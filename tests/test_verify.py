@@ -8,6 +8,11 @@ import time
 import msgspec
 import pytest
 
+from consumers.codec import encoder, single_object_prefix
+from consumers.fate import Fates
+from consumers.normalizers import NORMALIZERS
+from consumers.records import Record
+from gateway.delivery import Provenance
 from gateway.headers import Headers
 from gateway.receive import receive
 from gateway.send import fixture
@@ -88,6 +93,45 @@ def test_what_a_record_claims_must_be_what_it_bears():
     assert again(one, [], body).why == "no_provenance"
 
 
+@pytest.mark.parametrize(
+    "text", [b"9" * 400, b"9" * 5000, b"-" + b"9" * 400, b"%d" % (2**63 + 1), b"", b"yesterday"]
+)
+def test_a_time_of_receipt_that_is_none_is_nobodys_word(keys, text):
+    """Neither verify nor a consumer stumbles over it: it was not written by a gateway."""
+    one = sender("plexy")
+    headers, body = kept(one)
+    strange = told(headers, received_at=text)
+    with pytest.raises(ValueError):
+        Provenance.from_headers(strange)
+    assert again(one, strange, body).why == "no_provenance"
+    record = Record(
+        topic="raw.plexy", partition=0, offset=0, timestamp=0, key=None, value=body,
+        headers=strange,
+    )  # fmt: skip
+    encode = encoder(single_object_prefix())
+    failure = Fates("plexy", NORMALIZERS["plexy"], encode, keys).decide(record).failure
+    assert (failure.kind, failure.path) == ("schema_mismatch", "headers")
+
+
+@pytest.mark.parametrize("one", SENDERS, ids=str)
+@pytest.mark.parametrize(
+    "text", [b"-5", b"99999999999999999", b"%d" % (2**63 - 1), b"%d" % -(2**63)]
+)
+def test_a_far_time_of_receipt_ends_nothing(keys, one, text):
+    """Whatever number passes for a time gives a verdict, and no bug in a consumer."""
+    headers, body = kept(one)
+    strange = told(headers, received_at=text)
+    assert again(one, strange, body).state in {"holds", "no_longer_holds", "cannot_be_verified"}
+    name = one.provider.name
+    record = Record(
+        topic=f"raw.{name}", partition=0, offset=0, timestamp=0, key=None, value=body,
+        headers=strange,
+    )  # fmt: skip
+    encode = encoder(single_object_prefix())
+    failure = Fates(name, NORMALIZERS[name], encode, keys).decide(record).failure
+    assert failure is None or failure.kind != "bug"
+
+
 def test_an_unsigned_event_stays_unsigned():
     """It cannot be verified again, and where unsigned ones are refused it no longer holds."""
     one = sender("treezor-unsigned")
@@ -139,6 +183,19 @@ def test_findings_name_the_first_that_no_longer_hold():
     assert "raw.veriff/0/4" not in said
 
 
+def test_findings_say_why_nothing_was_verified():
+    """Without a record, or where no endpoint is configured here; a wrong range is noticed."""
+    findings = Findings()
+    assert findings.why_nothing() == "there is no record in this range"
+    assert findings.why_nothing("veriff-eu") == "there is no record of veriff-eu in this range"
+    one = sender("veriff")
+    headers, body = kept(one)
+    findings.note(verified_again("veriff", headers, body, {}), "raw.veriff/0/0")
+    assert findings.why_nothing() == "none of these endpoints is configured here"
+    findings.note(again(one, headers, body), "raw.veriff/0/1")
+    assert findings.why_nothing() == ""
+
+
 def command(*arguments, **environ):
     """Run the command line; give its exit code, output and error output."""
     done = subprocess.run(
@@ -165,8 +222,9 @@ def test_the_command_verifies_what_the_gateway_stored(topics, tmp_path):
         ]
         code, out, _ = command("veriff", "--offset", f"{partition}:{offset}", **environ)
         assert (code, "1 records looked at" in out) == (0, True)
-        code, out, _ = command("veriff", "--until", "1h", **environ)
-        assert (code, "0 records looked at" in out) == (0, True)
+        code, out, err = command("veriff", "--until", "1h", **environ)
+        assert (code, "0 records looked at" in out) == (1, True)
+        assert err == "nothing was verified: there is no record in this range\n"
         alone = {name: value for name, value in environ.items() if name != "GATEWAY_ENDPOINTS"}
         code, out, _ = command("veriff", VERIFF_SECRET="another-secret-of-the-tests", **alone)
         assert code == 1
