@@ -91,7 +91,6 @@ class Meter(LagTracker):
         self._clock = clock
         self._open = _Notes()
         self._sealed = _Notes()
-        self._owned_count = 0
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)

@@ -229,7 +229,9 @@ def topic_problem(
 
 def _too_few_copies(topic: str, needs: TopicNeeds, partitions: Sequence[int]) -> str | None:
     """Kafka 4 takes min.insync.replicas as at most the number of replicas there are (KIP-966)."""
-    held, copies = min(partitions, default=0), needs.min_insync_replicas
+    if not partitions:
+        return f"this client may not see {topic}; grant it Describe on the topic"
+    held, copies = min(partitions), needs.min_insync_replicas
     if held >= copies:
         return None
     return (
@@ -253,12 +255,14 @@ def _too_few_partitions(
 
 
 def _replicas(admin: AdminClient, topic: str, timeout: float) -> list[int]:
-    """Count the replicas of each partition."""
+    """Count the replicas of each partition; nothing where the topic is hidden from this client."""
     try:
-        found = admin.list_topics(topic, timeout=timeout).topics[topic].partitions.values()
+        found = admin.list_topics(topic, timeout=timeout).topics[topic]
     except KafkaException as error:
         raise ClusterUnreachable(error.args[0].str()) from error
-    return [len(partition.replicas) for partition in found]
+    if found.error is not None and found.error.code() not in MAY_NOT:
+        raise ClusterUnreachable(found.error.str())  # as for a while after it was made
+    return [len(partition.replicas) for partition in found.partitions.values()]
 
 
 _APPLY = "python -m deploy topics apply"

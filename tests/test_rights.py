@@ -232,6 +232,8 @@ def test_each_program_does_its_work_with_the_rights_it_is_said_to_need(guarded):
          "this client is not authorised; it needs"),
         (HALF, ("deploy", "topics", "plan", *AS_MADE), EXIT_FAILED,
          "{raw} exists, but this client may not see it; grant it Describe on the topic"),
+        (HALF, ("consumers", "run", PROVIDER), EXIT_MISUSED,
+         "this client may not see {raw}; grant it Describe on the topic"),
         (NOBODY, ("gateway", "serve"), EXIT_MISUSED,
          "this client may not describe the configuration of"),
     ],
