@@ -234,3 +234,8 @@ PROVIDERS: Mapping[str, Provider] = {
         ),
     )
 }
+
+BUILT_IN: Mapping[str, Provider] = {}
+"""What Verihook itself sends, to measure: never an analyst's business."""
+
+EVERY: Mapping[str, Provider] = {**PROVIDERS, **BUILT_IN}

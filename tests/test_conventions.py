@@ -75,8 +75,10 @@ def test_a_fixture_is_whole(fixture):
 
 
 def test_arrows_between_packages():
-    """The consumers see five modules of the gateway; the gateway sees neither of the others."""
-    allowed = {"delivery", "canonical_json", "kafka", "ranges", "process"}
+    """The consumers see seven modules of the gateway; the gateway sees neither of the others."""
+    allowed = {
+        "delivery", "canonical_json", "kafka", "ranges", "process", "counting", "statistics",
+    }  # fmt: skip
     for path in tracked():
         if path.suffix != ".py" or path.parent.name == "tests":
             continue

@@ -48,3 +48,8 @@ NORMALIZERS: Mapping[str, Normalizer] = {
     "treezor": treezor,
     "veriff": veriff,
 }
+
+BUILT_IN: Mapping[str, Normalizer] = {}
+"""What Verihook itself sends, to measure: never an analyst's business."""
+
+EVERY: Mapping[str, Normalizer] = {**NORMALIZERS, **BUILT_IN}

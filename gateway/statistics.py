@@ -1,0 +1,173 @@
+"""What librdkafka says of its own clients, read narrowly from its statistics and exposed.
+
+A client reports about every STATISTICS_SECONDS, from within its poll; nothing here asks Kafka.
+https://github.com/confluentinc/librdkafka/blob/master/STATISTICS.md says what each number is.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+
+import msgspec
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+STATISTICS_SECONDS = 5.0
+_KEPT_SECONDS = 3 * STATISTICS_SECONDS
+"""A report older than this says nothing about now."""
+_UP = "UP"
+
+
+class _RoundTrip(msgspec.Struct, frozen=True):
+    """Microseconds, over the requests answered since the last report; `cnt` of them."""
+
+    avg: int = 0
+    p99: int = 0
+    cnt: int = 0
+
+
+class _Broker(msgspec.Struct, frozen=True):
+    nodeid: int = -1
+    source: str = ""
+    state: str = ""
+    txretries: int = 0
+    req_timeouts: int = 0
+    txerrs: int = 0
+    rxerrs: int = 0
+    rtt: _RoundTrip = _RoundTrip()
+
+
+class _Group(msgspec.Struct, frozen=True):
+    rebalance_cnt: int = 0
+
+
+class Report(msgspec.Struct, frozen=True):
+    """One report, of which only what is exposed is read; the rest is passed over undecoded."""
+
+    msg_cnt: int = 0
+    msg_max: int = 0
+    brokers: dict[str, _Broker] = {}
+    cgrp: _Group | None = None
+
+    @property
+    def nodes(self) -> list[_Broker]:
+        """The brokers of the cluster: neither bootstrap addresses nor the logical coordinator."""
+        return [one for one in self.brokers.values() if one.nodeid >= 0 and one.source == "learned"]
+
+    @property
+    def up(self) -> int:
+        """How many brokers this client has a connection to."""
+        return sum(one.state == _UP for one in self.brokers.values())
+
+
+_DECODER = msgspec.json.Decoder(Report)
+
+
+class ClientStatistics(Collector):
+    """The last report of each client of a process; `client` is a word such as producer.
+
+    A client that no longer reports is absent, not 0. `clock` gives monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        registry: CollectorRegistry | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._reports: dict[str, tuple[float, Report]] = {}
+        if registry is not None:
+            registry.register(self)
+
+    def settings(self, client: str) -> dict[str, object]:
+        """Give the librdkafka settings that make a client report here."""
+        return {
+            "statistics.interval.ms": int(STATISTICS_SECONDS * 1000),
+            "stats_cb": partial(self.take, client),
+        }
+
+    def take(self, client: str, text: str) -> None:
+        """Take a client's report; one that cannot be read counts as none."""
+        try:
+            report = _DECODER.decode(text)
+        except (msgspec.DecodeError, UnicodeEncodeError):
+            return
+        with self._lock:
+            self._reports[client] = (self._clock(), report)
+
+    def report(self, client: str) -> Report | None:
+        """Give a client's last report; None if it has not reported lately."""
+        return self._fresh().get(client)
+
+    def _fresh(self) -> dict[str, Report]:
+        oldest = self._clock() - _KEPT_SECONDS
+        with self._lock:
+            return {name: report for name, (at, report) in self._reports.items() if at >= oldest}
+
+    def collect(self) -> Iterable[Metric]:
+        """Give the last reports as metrics."""
+        queue = GaugeMetricFamily(
+            "verihook_kafka_queue_records",
+            "Records inside a producer that Kafka has not acknowledged yet.",
+            labels=("client",),
+        )
+        limit = GaugeMetricFamily(
+            "verihook_kafka_queue_limit_records",
+            "How many records fit into a producer's queue; beyond them nothing more is taken.",
+            labels=("client",),
+        )
+        up = GaugeMetricFamily(
+            "verihook_kafka_brokers_up",
+            "Connections to brokers that stand; 0: Kafka cannot be reached.",
+            labels=("client",),
+        )
+        mean = GaugeMetricFamily(
+            "verihook_kafka_round_trip_seconds",
+            "Mean time a broker took to answer a request, over the last 5 s in which it answered.",
+            labels=("client", "broker"),
+        )
+        slow = GaugeMetricFamily(
+            "verihook_kafka_round_trip_p99_seconds",
+            "Time within which a broker answered 99 of 100 requests of the last 5 s.",
+            labels=("client", "broker"),
+        )
+        retries = CounterMetricFamily(
+            "verihook_kafka_request_retries_total",
+            "Requests a client had to send again; begins anew with a new client.",
+            labels=("client",),
+        )
+        timeouts = CounterMetricFamily(
+            "verihook_kafka_request_timeouts_total",
+            "Requests no broker answered in time; begins anew with a new client.",
+            labels=("client",),
+        )
+        errors = CounterMetricFamily(
+            "verihook_kafka_request_errors_total",
+            "Requests and answers lost to errors of the connection; begins anew with a new client.",
+            labels=("client",),
+        )
+        rebalances = CounterMetricFamily(
+            "verihook_kafka_rebalances_total",
+            "Rebalances the client took part in, those included that changed nothing here.",
+            labels=("client",),
+        )
+        for client, report in sorted(self._fresh().items()):
+            labels = (client,)
+            if report.cgrp is None:
+                queue.add_metric(labels, report.msg_cnt)
+                limit.add_metric(labels, report.msg_max)
+            else:
+                rebalances.add_metric(labels, report.cgrp.rebalance_cnt)
+            up.add_metric(labels, report.up)
+            brokers = report.brokers.values()
+            retries.add_metric(labels, sum(one.txretries for one in brokers))
+            timeouts.add_metric(labels, sum(one.req_timeouts for one in brokers))
+            errors.add_metric(labels, sum(one.txerrs + one.rxerrs for one in brokers))
+            for node in report.nodes:
+                if node.rtt.cnt:
+                    mean.add_metric((client, str(node.nodeid)), node.rtt.avg / 1e6)
+                    slow.add_metric((client, str(node.nodeid)), node.rtt.p99 / 1e6)
+        return (queue, limit, up, mean, slow, retries, timeouts, errors, rebalances)
