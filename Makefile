@@ -13,8 +13,8 @@ help:
 	@echo "              (ARGS=--once: send, check, exit)"
 	@echo "make test     format, lint, types, tests, a real Kafka included (ARGS goes to pytest)"
 	@echo "              (JOBS=0: one after the other, where a test is looked into)"
-	@echo "make verify   what needs more than Python packages: Prometheus, PHP (php-cli),"
-	@echo "              and the drills in short form"
+	@echo "make verify   what needs more than Python packages: Prometheus and its Alertmanager,"
+	@echo "              PHP (php-cli), and the drills in short form"
 	@echo "make drills   the long fault drills;  make bench  the benchmarks"
 	@echo "make format   lay the code out;  make lint, make types  look at it"
 	@echo "make clean    remove .venv, .local and caches"
@@ -32,11 +32,13 @@ test: environment
 	$(PY) -m pytest --numprocesses $(JOBS) --dist worksteal $(ARGS)
 
 # One line per thing verified. A missing tool fails by name.
-verify: environment verify-php verify-prometheus verify-drills
+verify: environment verify-php verify-rules verify-prometheus verify-drills
 
-.PHONY: verify-php verify-prometheus verify-drills
+.PHONY: verify-php verify-rules verify-prometheus verify-drills
 verify-php:
 	$(PY) -m pytest $(ARGS) tests/verify_php.py
+verify-rules:
+	$(PY) -m pytest $(ARGS) tests/verify_rules.py
 verify-prometheus:
 	$(PY) -m pytest $(ARGS) tests/verify_prometheus.py
 

@@ -1,17 +1,20 @@
-"""python -m consumers run | resume | explain | tail | replay | audit | lag."""
+"""python -m consumers run | resume | explain | tail | replay | audit | lag | export."""
 
 import enum
 import os
 import sys
 import threading
 import time
+from collections.abc import Sequence
+from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 import typer
 
-from consumers import offsets
+from consumers import exporter, lag_table, offsets, outside
 from consumers import tail as tailing
 from consumers.audit import audit as audited
 from consumers.audit import report_lines
@@ -19,7 +22,7 @@ from consumers.choice import Choice, checked
 from consumers.contract import Halted
 from consumers.evidence import CLOCKS_APART_MS, gather
 from consumers.explain import explained, fate_of
-from consumers.normalizers import NORMALIZERS
+from consumers.normalizers import EVERY, NORMALIZERS
 from consumers.replay import Replay
 from consumers.run import resumed
 from consumers.run import run as run_one
@@ -42,6 +45,9 @@ from gateway.process import (
     start_logging,
 )
 from gateway.ranges import RangeUnread, wanted
+
+WATCH_SECONDS = 5.0
+_CLEAR = "\x1b[H\x1b[2J\x1b[3J"
 
 
 class Authenticity(enum.StrEnum):
@@ -301,7 +307,7 @@ def audit(
     asked = wanted(offset or [], since, until, time.time())
     prefix = topic_prefix(os.environ)
     if window is None:
-        window = dedup_days(load_dedup_days(os.environ), NORMALIZERS[provider].RETRIED_FOR_DAYS)
+        window = dedup_days(load_dedup_days(os.environ), EVERY[provider].RETRIED_FOR_DAYS)
 
     def say(text: str) -> None:
         typer.echo(text, err=True)
@@ -328,9 +334,23 @@ def audit(
 @app.command()
 def lag(
     providers: Annotated[
-        list[str] | None, typer.Argument(help="Without one, all that have a raw topic.")
+        list[str] | None,
+        typer.Argument(
+            help="Without one, all that have a raw topic. With --watch a number among them is "
+            "the seconds between two looks."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One object per provider.")] = False,
+    group: Annotated[
+        list[str] | None,
+        typer.Option(help="Any group, on whatever it committed on; may be repeated."),
+    ] = None,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch", help=f"Look again every {WATCH_SECONDS:g} s (`--watch 10`) until Ctrl-C."
+        ),
+    ] = False,
 ) -> None:
     """Show how far behind each provider is, from outside: no consumer needs to be alive.
 
@@ -338,27 +358,97 @@ def lag(
     where a person must act: on a stall, or where a log ends before the committed offset; however
     late a provider is, else 0.
     """
-    for provider in providers or []:
+    names, seconds = _watched(providers or []) if watch else (providers or [], 0.0)
+    for provider in names:
         _known(provider)
-    config, prefix = client_config(os.environ), topic_prefix(os.environ)
-    needed = False
-    for number, provider in enumerate(providers or offsets.present(config, NORMALIZERS, prefix)):
-        now = time.time()
-        found = offsets.lag(config, provider, prefix, now)
-        needed |= offsets.needs_somebody(found)
+    view = outside.View(
+        client_config(os.environ),
+        topic_prefix(os.environ),
+        providers=names,
+        every=() if group else EVERY,
+        groups=group or [],
+    )
+    with closing(view):
+        found = view.look(time.time())
+        if not watch:
+            _show(found, as_json=as_json)
+        else:
+            found = _watch(view, found, seconds, as_json=as_json)
+    if any(map(offsets.needs_somebody, found)):
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _watched(words: Sequence[str]) -> tuple[list[str], float]:
+    """Tell providers from the seconds between two looks: no provider is a number."""
+    names = [word for word in words if not word.replace(".", "", 1).isdecimal()]
+    numbers = [float(word) for word in words if word not in names]
+    if len(numbers) > 1 or not all(0 < number <= 86_400 for number in numbers):
+        raise ConfigurationError("--watch takes one number of seconds, above 0, at most a day")
+    return names, numbers[0] if numbers else WATCH_SECONDS
+
+
+def _watch(
+    view: outside.View, found: list[offsets.GroupLag], seconds: float, *, as_json: bool
+) -> list[offsets.GroupLag]:
+    """Show every look until it is time to stop; give the last one that told something."""
+    stop = threading.Event()
+    on_stop_signals(stop.set)
+    said = ""
+    while True:
+        if sys.stdout.isatty() and not as_json:
+            typer.echo(_CLEAR, nl=False)
+        if not as_json:
+            typer.echo(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%SZ}, every {seconds:g} s")
+        if said:
+            typer.echo(f"consumers: {said}", err=True)
+        else:
+            _show(found, as_json=as_json)
+        if not as_json:
+            typer.echo("")
+        sys.stdout.flush()
+        if stop.wait(seconds):
+            return found
+        try:
+            found, said = view.look(time.time()), ""
+        except (ConfigurationError, Halted, RangeUnread) as trouble:
+            said = f"{trouble}; trying on"
+
+
+def _show(found: Sequence[offsets.GroupLag], *, as_json: bool) -> None:
+    """Write the lags of one look."""
+    now = time.time()
+    for number, one in enumerate(found):
         if as_json:
-            typer.echo(msgspec.json.encode(found))
+            typer.echo(msgspec.json.encode(one))
             continue
         if number:
             typer.echo("")
-        typer.echo("\n".join(offsets.lag_lines(found, now)))
-    if needed:
-        raise typer.Exit(EXIT_FAILED)
+        typer.echo("\n".join(lag_table.lag_lines(one, now)))
+
+
+@app.command()
+def export(
+    group: Annotated[
+        list[str] | None,
+        typer.Option(help="A further group, on whatever it committed on; may be repeated."),
+    ] = None,
+    interval: Annotated[
+        float | None,
+        typer.Option(help="Seconds between two rounds; else EXPORTER_INTERVAL, else 15."),
+    ] = None,
+) -> None:
+    """Export the lag of every provider as metrics, from outside, until SIGTERM.
+
+    It tells the truth when every consumer is dead. The metrics stand at EXPORTER_ADMIN_LISTEN.
+    """
+    settings = exporter.load_settings(os.environ, groups=group or [], interval=interval)
+    start_logging(settings.log_level)
+    exporter.export(settings)
 
 
 def _known(provider: str) -> None:
     """Refuse a provider that there is no normalizer for."""
-    if provider not in NORMALIZERS:
+    if provider not in EVERY:
         known = ", ".join(sorted(NORMALIZERS))
         raise ConfigurationError(f"there is no normalizer for {provider}; there are {known}")
 

@@ -52,6 +52,7 @@ from consumers.contract import (
 from consumers.lag import LagTracker
 from consumers.records import Headers, Output, Partition, Record
 from gateway.ranges import told_offset
+from gateway.statistics import ClientStatistics
 
 LibrdkafkaConfig = Mapping[str, Any]
 """librdkafka keys, such as bootstrap.servers and security.protocol, and their values."""
@@ -217,6 +218,7 @@ class Broker:
     """The loop's `Kafka`, reading one topic.
 
     All calls come from one thread. `max_poll_interval` is in seconds; `clock` never goes back.
+    Consumer and Producer report into `statistics`, from within `consume`, `serve` and `flush`.
     """
 
     _producer_keys: Mapping[str, Any] = {}
@@ -231,6 +233,7 @@ class Broker:
         max_poll_interval: float = 300.0,
         after_gap: AfterGap = "halt",
         telemetry: Telemetry | None = None,
+        statistics: ClientStatistics | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._topic = topic
@@ -241,15 +244,18 @@ class Broker:
         self._carried: Interrupted | Halted | None = None
         self._refusal: Refusal | None = None
         self._missing_since: float | None = None
+        statistics = statistics or ClientStatistics()
         self._admin = AdminClient(dict(config))
         self._producer = Producer(
             producer_config(config)
             | dict(self._producer_keys)
             | {"on_delivery": self._on_delivery, "error_cb": self._on_client_error}
+            | statistics.settings("producer")
         )
         self._consumer = Consumer(
             consumer_config(config, group, max_poll_interval)
             | {"on_commit": self._on_commit, "error_cb": self._on_client_error}
+            | statistics.settings("consumer")
         )
 
     # -- what the loop asks --

@@ -50,6 +50,7 @@ class Committed:
     def __init__(self, config: Mapping[str, Any], group: str) -> None:
         self._group = group
         self._answers: list[KafkaError | None] = []
+        self._refusal: KafkaError | None = None
         self._client = Consumer(
             {
                 "log_level": "0",
@@ -69,12 +70,27 @@ class Committed:
         A topic that is not there has none. Raises Halted if one may not be described.
         """
 
+        def partitions(left: Callable[[], float]) -> list[Partition]:
+            return [(topic, number) for topic in topics for number in self._partitions(topic, left)]
+
+        return self._read(partitions, None)
+
+    def read_partitions(
+        self, partitions: Sequence[Partition], seconds: float | None = None
+    ) -> dict[Partition, tuple[int, str]]:
+        """Give the committed offsets of these partitions; one without is left out.
+
+        Takes `seconds` at most, else ANSWER_SECONDS. Raises Halted as `read` does.
+        """
+        return self._read(lambda _: partitions, seconds)
+
+    def _read(
+        self,
+        partitions: Callable[[Callable[[], float]], Sequence[Partition]],
+        seconds: float | None,
+    ) -> dict[Partition, tuple[int, str]]:
         def ask(left: Callable[[], float]) -> list[TopicPartition]:
-            asked = [
-                TopicPartition(topic, number)
-                for topic in topics
-                for number in self._partitions(topic, left)
-            ]
+            asked = [TopicPartition(topic, number) for topic, number in partitions(left)]
             found = self._committed(asked, left) if asked else []
             for one in found:
                 _raise_for(one.topic, one.error)
@@ -83,7 +99,7 @@ class Committed:
         refused = f"this client may not see what {self._group} committed; grant it Describe"
         return {
             (one.topic, one.partition): (one.offset, told_with(one))
-            for one in self._patiently(ask, f"{refused} on the group")
+            for one in self._patiently(ask, f"{refused} on the group", seconds)
             if one.offset >= 0
         }
 
@@ -100,13 +116,18 @@ class Committed:
         glance = _GLANCE_SECONDS
         while True:
             try:
-                return self._client.committed(asked, timeout=min(glance, left()))
+                found = self._client.committed(asked, timeout=min(glance, left()))
             except KafkaException as error:
                 if error.args[0].code() != KafkaError._TIMED_OUT:  # noqa: SLF001 - its public name
                     raise
                 self._hear(0)
+                if self._refusal is not None:
+                    raise KafkaException(self._refusal) from error
                 if left() <= _LEAST_SECONDS:
                     raise
+            else:
+                self._refusal = None
+                return found
             glance *= 2  # asking anew drops an answer that is only slow
 
     def _hear(self, seconds: float) -> None:
@@ -115,6 +136,7 @@ class Committed:
         while message is not None:
             error = message.error()
             if error is not None and error.code() in NOT_AUTHORISED:
+                self._refusal = error  # said once, however long it holds
                 raise KafkaException(error)
             message = self._client.poll(0)
 
@@ -143,12 +165,17 @@ class Committed:
         """Let the client go, within CLOSE_SECONDS."""
         close_within(CLOSE_SECONDS, self._client.close)
 
-    def _patiently(self, call: Callable[[Callable[[], float]], Answer], refused: str) -> Answer:
+    def _patiently(
+        self,
+        call: Callable[[Callable[[], float]], Answer],
+        refused: str,
+        seconds: float | None = None,
+    ) -> Answer:
         """Ask again while the trouble may pass, such as a coordinator that is still being found.
 
         The call is told how many seconds are left; `refused` says which right is missing.
         """
-        end = time.monotonic() + ANSWER_SECONDS
+        end = time.monotonic() + (ANSWER_SECONDS if seconds is None else seconds)
 
         def left() -> float:
             return max(_LEAST_SECONDS, end - time.monotonic())

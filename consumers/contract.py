@@ -18,6 +18,10 @@ Neither loses anything: what is not committed is done again.
 """
 
 
+TransactionEnd = Literal["committed", "aborted"]
+"""What became of a transaction; aborted too where it was given up and nobody heard its end."""
+
+
 class Interrupted(Exception):  # noqa: N818 - an end of one incarnation, cured by the next
     """This incarnation is over; new clients go on from the committed offsets."""
 
@@ -162,8 +166,13 @@ class Telemetry:
     def consumed(self, spans: Mapping[Partition, Span]) -> None:
         """These records came in and are about to be decided."""
 
-    def handled(self, decision: Decision, duplicates: Sequence[tuple[int, int]]) -> None:
+    def handled(
+        self, record: Record, decision: Decision, duplicates: Sequence[tuple[int, int]]
+    ) -> None:
         """This became of a record; of its events these (by index) were duplicates, so old (s)."""
+
+    def entered(self, entries: int) -> None:
+        """So many entries of the ledger tell of what was handled since the last epoch."""
 
     def written_unchecked(self, events: int) -> None:
         """So many events were written before it was known what was seen earlier."""
@@ -189,8 +198,14 @@ class Telemetry:
     def committed(self, offsets: Mapping[Partition, int]) -> None:
         """The group acknowledged these next offsets."""
 
+    def commit_took(self, seconds: float) -> None:
+        """A commit was acknowledged, so long after it was asked for."""
+
     def commit_failed(self, why: CommitFailure) -> None:
         """A commit was refused, or not answered."""
+
+    def transaction(self, end: TransactionEnd) -> None:
+        """A transaction that was begun is over."""
 
     def lost_to_retention(self, partition: Partition, records: int) -> None:
         """This many records were deleted before they were read."""

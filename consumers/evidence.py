@@ -76,7 +76,7 @@ def gather(
     ]
     evidence.sort(key=lambda one: one.partition)
     gathering.records(raw, evidence)
-    output, dead = output_topic(prefix), dead_topic(provider, prefix)
+    output, dead = output_topic(prefix, provider), dead_topic(provider, prefix)
     begun = [one.times[0] for one in evidence if one.times]
     if begun:
         since = min(begun) - CLOCKS_APART_MS

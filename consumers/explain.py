@@ -6,7 +6,7 @@ from consumers.codec import encoder, single_object_prefix
 from consumers.event import VerificationEvent
 from consumers.fate import Fate, Fates
 from consumers.identity import Keys
-from consumers.normalizers import NORMALIZERS
+from consumers.normalizers import EVERY, NORMALIZERS
 from consumers.records import Record
 from gateway.delivery import Provenance, raw_topic
 from gateway.process import ConfigurationError
@@ -29,10 +29,10 @@ def fate_of(
     provider's are tried and the first that fits is taken. Raises ConfigurationError for a
     provider there is no normalizer for, and for a scheme that the provider does not have.
     """
-    if provider not in NORMALIZERS:
+    if provider not in EVERY:
         known = ", ".join(sorted(NORMALIZERS))
         raise ConfigurationError(f"there is no normalizer for {provider}; there are {known}")
-    normalizer = NORMALIZERS[provider]
+    normalizer = EVERY[provider]
     if scheme and scheme not in normalizer.SCHEMES:
         known = ", ".join(normalizer.SCHEMES) or "none that matters here"
         raise ConfigurationError(f"{provider} has no scheme {scheme}; there are {known}")

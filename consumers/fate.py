@@ -105,7 +105,7 @@ class Fates:
         self._encode = encode
         self._keys = keys
         self._provider = provider
-        self._output_topic = output_topic(topic_prefix)
+        self._output_topic = output_topic(topic_prefix, provider)
         self._dead_topic = dead_topic(provider, topic_prefix)
 
     def decide(self, record: Record) -> Fate:

@@ -7,14 +7,14 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from consumers.attendant import Attendant
+from consumers.attendant import Attendant, Watch
 from consumers.broker import AfterGap, Broker
 from consumers.codec import encoder
 from consumers.contract import Kafka
 from consumers.dedup import First, pack
 from consumers.fate import Fates
 from consumers.ledger import Delivery, Page, page_outputs
-from consumers.normalizers import NORMALIZERS
+from consumers.normalizers import EVERY
 from consumers.records import Output, Partition
 from consumers.seen import StoreFolders, TopicSeen
 from consumers.settings import AT_LEAST_ONCE, EXACTLY_ONCE, Settings, dedup_days
@@ -29,7 +29,7 @@ class Incarnations:
     """Builds the workers of one process, one after the other: each with clients of its own."""
 
     def __init__(self, provider: str, settings: Settings, meter: Attendant) -> None:
-        normalizer = NORMALIZERS[provider]
+        normalizer = EVERY[provider]
         prefix = settings.topic_prefix
         self._settings = settings
         self._meter = meter
@@ -42,12 +42,15 @@ class Incarnations:
         self.dedup_days = dedup_days(settings.dedup_days, normalizer.RETRIED_FOR_DAYS)
         self.delivery: Delivery = AT_LEAST_ONCE if settings.slot is None else EXACTLY_ONCE
         self.client = {**settings.kafka, "logger": ClientLog()}
+        meter.reads(self._raw_topic, normalizer.UNMAPPED_FIELDS, normalizer.IGNORED_REASONS)
         self._scratch = None if settings.state_folder or not self.dedup_days else _scratch()
         self._worker: Worker | None = None
         self._forgiving = False
+        self._watch = Watch(meter)
 
     def start(self) -> Worker:
         """Build new clients, and a worker that goes on from the committed offsets."""
+        self._watch.start()
         loop = LoopSettings(
             mapping_revision=self._revision,
             dedup_window_seconds=self.dedup_days * 86_400,
@@ -78,7 +81,8 @@ class Incarnations:
         return "resumed; what failed until now is in the dead letters"
 
     def close(self) -> None:
-        """Delete what is not kept between starts."""
+        """Stop watching, and delete what is not kept between starts."""
+        self._watch.stop()
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
 
@@ -92,6 +96,7 @@ class Incarnations:
                 max_poll_interval=max_poll_interval,
                 after_gap=after_gap,
                 telemetry=self._meter,
+                statistics=self._meter.statistics,
             )
         return TransactionalBroker(
             self.client,
@@ -101,6 +106,7 @@ class Incarnations:
             max_poll_interval=max_poll_interval,
             after_gap=after_gap,
             telemetry=self._meter,
+            statistics=self._meter.statistics,
         )
 
     def _seen(self) -> TopicSeen:
@@ -127,6 +133,7 @@ class Incarnations:
         """Write the books of one epoch and partition: its fates, and which events it wrote."""
         number = partition[1]
         books = page_outputs(page, self._ledger_topic, number, self._revision, self.delivery)
+        self._meter.entered(len(books))
         if seen is not None and entries:
             values = pack(entries, revision=self._revision, partitions=seen.partitions)
             books += [

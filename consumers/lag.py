@@ -116,6 +116,13 @@ class LagTracker(Telemetry):
         with self._lock:
             return list(self._ledgers)
 
+    def in_progress(self) -> int:
+        """Count the records that are read and not yet covered by an acknowledged commit."""
+        with self._lock:
+            return sum(
+                span.records for ledger in self._ledgers.values() for span in ledger.uncommitted
+            )
+
     def read(self, now: float) -> dict[Partition, Lag]:
         """Give the lag of every owned partition at `now`."""
         with self._lock:

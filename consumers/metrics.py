@@ -1,6 +1,8 @@
 """Every metric of a consumer, declared once; counted in plain dicts and handed over per batch.
 
-Labels come from closed sets: native types only if the mapping knows them, else `other`.
+Labels come from closed sets: native types, fields and reasons only if the mapping names them,
+else `other`. The loop writes, scrapes read; what costs something per record is a dict's entry or
+a list's, and becomes numbers once per epoch (`tests/bench_metrics_consumer.py`).
 """
 
 from collections import Counter as Tally
@@ -13,11 +15,14 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
-from consumers.contract import CommitFailure, Span
+from consumers.contract import CommitFailure, Span, TransactionEnd
+from consumers.event import ReasonCode
 from consumers.failures import ErrorKind
 from consumers.fate import Fate
 from consumers.lag import LagTracker
-from consumers.records import OTHER, Decision, Partition
+from consumers.records import OTHER, Decision, Partition, Record
+from gateway.counting import Distributions
+from gateway.statistics import ClientStatistics
 
 DedupTrouble = Literal["late", "unreadable", "discarded"]
 """What can be wrong with the memory of what was seen; none of it loses an event."""
@@ -35,38 +40,59 @@ STAGES: Mapping[ErrorKind, str] = {
 disable_created_metrics()  # type: ignore[no-untyped-call]  # declared without types in 0.26
 
 
+_Shape = tuple[str | None, str, str, str, tuple[str, ...], tuple[str, ...]]
+"""An event's category, status, outcome, reason codes and fields nobody knows: words of our own
+code only. First the native type of a record that became just this event, else None."""
+
+
 class _Notes:
     """What became of the records of one epoch, until it is committed."""
 
+    __slots__ = (
+        "ages",
+        "consumed",
+        "entries",
+        "failures",
+        "ignored",
+        "received",
+        "shapes",
+    )
+
     def __init__(self) -> None:
+        self.shapes: Tally[_Shape] = Tally()
         self.consumed: Tally[str] = Tally()
-        self.normalized: Tally[tuple[str, str, str]] = Tally()
-        self.reasons: Tally[str] = Tally()
         self.failures: Tally[ErrorKind] = Tally()
-        self.unmapped: Tally[str] = Tally()
         self.ignored: Tally[str] = Tally()
         self.received: list[int] = []
         self.ages: list[int] = []
+        self.entries = 0
 
-    def note(self, fate: Fate, duplicates: Sequence[tuple[int, int]]) -> None:
-        """Take note of one record's fate, and of which of its events were duplicates."""
+    def note(self, fate: Fate, duplicates: Sequence[tuple[int, int]]) -> tuple[str, ...]:
+        """Take note of a fate that is not just one new event; give the fields nobody knows."""
         self.consumed[fate.native_type] += 1
+        if len(duplicates) == len(fate.events) == 1 and fate.failure is None:
+            self.ages.append(duplicates[0][1])
+            return ()
+        found: list[str] = []
         seen = dict(duplicates)
         self.ages += seen.values()
-        for index, statement in enumerate(fate.statements):
+        new = 0
+        for index, event in enumerate(fate.events):
             if index in seen:
                 continue
-            self.normalized[statement.category, statement.status, statement.outcome] += 1
-            for code, _ in statement.reasons:
-                self.reasons[code] += 1
-            for field in statement.unmapped:
-                self.unmapped[field] += 1
-        if fate.received_at is not None and len(duplicates) < max(1, len(fate.statements)):
+            new += 1
+            unmapped = tuple(fate.statements[index].unmapped)
+            found += unmapped
+            self.shapes[
+                None, event.category, event.status, event.outcome, event.reason_codes, unmapped
+            ] += 1
+        if fate.received_at is not None and (new or not duplicates):
             self.received.append(fate.received_at)
         if fate.ignored is not None:
             self.ignored[fate.ignored.reason] += 1
         if fate.failure is not None:
             self.failures[fate.failure.kind] += 1
+        return tuple(dict.fromkeys(found))
 
 
 class Meter(LagTracker):
@@ -88,6 +114,8 @@ class Meter(LagTracker):
         self._provider = provider
         self._group = group
         self._native_types = native_types
+        self._fields: frozenset[str] = frozenset()
+        self._ignorable: frozenset[str] = frozenset()
         self._clock = clock
         self._open = _Notes()
         self._sealed = _Notes()
@@ -142,11 +170,11 @@ class Meter(LagTracker):
             ("provider",),
             registry=registry,
         )
-        self.duplicate_age = Histogram(
+        self.duplicate_age = Distributions(
             "verihook_duplicate_age_seconds",
             "How long after the first delivery a duplicate was received: a provider's retries.",
             ("provider",),
-            buckets=(1.0, 10.0, 60.0, 600.0, 3600.0, 21_600.0, 86_400.0, 259_200.0, 604_800.0),
+            (1.0, 10.0, 60.0, 600.0, 3600.0, 21_600.0, 86_400.0, 259_200.0, 604_800.0),
             registry=registry,
         )
         self.unchecked = Counter(
@@ -174,11 +202,11 @@ class Meter(LagTracker):
             ("group",),
             registry=registry,
         )
-        self.end_to_end = Histogram(
+        self.end_to_end = Distributions(
             "verihook_end_to_end_seconds",
             "From the gateway's receipt to the acknowledged event.",
             ("provider",),
-            buckets=(0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0),
+            (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0),
             registry=registry,
         )
         self.last_poll = Gauge(
@@ -210,6 +238,25 @@ class Meter(LagTracker):
             "How long a barrier waited for Kafka to acknowledge every output before the commit.",
             ("group",),
             buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0),
+            registry=registry,
+        )
+        self.commit_seconds = Histogram(
+            "verihook_commit_seconds",
+            "How long the group took to acknowledge a commit; exactly once: a transaction's end.",
+            ("group",),
+            buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 150.0),
+            registry=registry,
+        )
+        self.transactions = Counter(
+            "verihook_transactions_total",
+            "Transactions that ended: committed, or aborted, whose records are done again.",
+            ("group", "result"),
+            registry=registry,
+        )
+        self.ledger_entries = Counter(
+            "verihook_ledger_entries_total",
+            "Entries of the ledger that Kafka has acknowledged: each tells the fates of an epoch.",
+            ("group",),
             registry=registry,
         )
         self.commit_errors = Counter(
@@ -249,6 +296,7 @@ class Meter(LagTracker):
             registry=registry,
         )
         self.build.labels(*versions).set(1)
+        self.statistics = ClientStatistics(registry)
         registry.register(_LagCollector(self, group, clock))
         self._begin_at_zero()
 
@@ -262,21 +310,39 @@ class Meter(LagTracker):
             self.rebalances.labels(self._group, change)
         for reason in get_args(CommitFailure):
             self.commit_errors.labels(self._group, reason)
+        for code in get_args(ReasonCode):
+            self.reasons.labels(self._provider, code)
+        for end in get_args(TransactionEnd):
+            self.transactions.labels(self._group, end)
         self._duplicates = self.duplicates.labels(self._provider)
-        self._duplicate_age = self.duplicate_age.labels(self._provider)
+        self._duplicate_age = self.duplicate_age.of(self._provider)
         self._unchecked = self.unchecked.labels(self._provider)
         self._catching_up = self.catching_up.labels(self._group)
         self._stalls = self.stalls.labels(self._group)
-        self._end_to_end = self.end_to_end.labels(self._provider)
+        self._end_to_end = self.end_to_end.of(self._provider)
         self._last_poll = self.last_poll.labels(self._group)
         self.last_commit.labels(self._group)
         self._assigned = self.assigned_partitions.labels(self._group)
         self._barrier_seconds = self.barrier_seconds.labels(self._group)
+        self._commit_seconds = self.commit_seconds.labels(self._group)
+        self._ledger_entries = self.ledger_entries.labels(self._group)
         for trouble in get_args(DedupTrouble):
             self.dedup_troubles.labels(self._group, trouble)
         self.queue_waits.labels(self._group)
         self.interruptions.labels(self._group)
         self.client_errors.labels(self._group)
+
+    def reads(self, topic: str, fields: frozenset[str], reasons: frozenset[str]) -> None:
+        """Count from 0: losses of this topic, and what the mapping can name.
+
+        Those are the fields whose word no table knows, and the reasons for which it ignores.
+        """
+        self._fields, self._ignorable = fields, reasons
+        self.retention_losses.labels(self._group, topic)
+        for field in (*sorted(fields), OTHER):
+            self.unmapped.labels(self._provider, field)
+        for reason in (*sorted(reasons), OTHER):
+            self.ignored.labels(self._provider, reason)
 
     # -- what the loop tells --
 
@@ -310,10 +376,36 @@ class Meter(LagTracker):
         """These records came in."""
         super().consumed(spans)
 
-    def handled(self, decision: Decision, duplicates: Sequence[tuple[int, int]]) -> None:
+    def handled(
+        self, record: Record, decision: Decision, duplicates: Sequence[tuple[int, int]]
+    ) -> None:
         """This became of a record; it is counted when its epoch is committed."""
-        if isinstance(decision, Fate):
-            self._open.note(decision, duplicates)
+        if not isinstance(decision, Fate):
+            return
+        notes, events = self._open, decision.events
+        if (
+            len(events) == 1
+            and not duplicates
+            and decision.failure is None
+            and decision.received_at is not None
+        ):
+            event, unmapped = events[0], tuple(decision.statements[0].unmapped)
+            notes.shapes[
+                decision.native_type, event.category, event.status, event.outcome,
+                event.reason_codes, unmapped,
+            ] += 1  # fmt: skip
+            notes.received.append(decision.received_at)
+        else:
+            unmapped = notes.note(decision, duplicates)
+        if unmapped or decision.failure is not None:
+            self.remarked(record, decision, unmapped)
+
+    def remarked(self, record: Record, fate: Fate, unmapped: Sequence[str]) -> None:
+        """A record was set aside, in whole or in part, or holds words that no table knows."""
+
+    def entered(self, entries: int) -> None:
+        """So many entries of the ledger tell of what was handled in this epoch."""
+        self._open.entries += entries
 
     def written_unchecked(self, events: int) -> None:
         """These events were written before it was known what was seen."""
@@ -344,32 +436,47 @@ class Meter(LagTracker):
         self._barrier_seconds.observe(seconds)
         now = self._clock()
         notes, self._sealed = self._sealed, _Notes()
-        for received_at in notes.received:
-            self._end_to_end.observe(max(0.0, now - received_at / 1000))
-        for age in notes.ages:
-            self._duplicate_age.observe(age)
+        # A gateway's clock may be ahead.
+        self._end_to_end.observe_all([max(0.0, now - at / 1000) for at in notes.received])
+        self._duplicate_age.observe_all(notes.ages)
         self._duplicates.inc(len(notes.ages))
+        self._ledger_entries.inc(notes.entries)
         provider = self._provider
-        for native_type, count in notes.consumed.items():
+        consumed = notes.consumed
+        unknown: Tally[str] = Tally()
+        for (of_type, *words, codes, fields), count in notes.shapes.items():
+            if of_type is not None:
+                consumed[of_type] += count
+            self.events_normalized.labels(provider, *words).inc(count)
+            for code in codes:
+                self.reasons.labels(provider, code).inc(count)
+            for field in fields:
+                unknown[field] += count
+        for native_type, count in consumed.items():
             known = native_type if native_type in self._native_types else OTHER
             self.records_consumed.labels(provider, known).inc(count)
-        for key, count in notes.normalized.items():
-            self.events_normalized.labels(provider, *key).inc(count)
         for kind, count in notes.failures.items():
             self.dead_letters.labels(provider, kind).inc(count)
             self.failures.labels(provider, STAGES[kind], kind).inc(count)
-        for tally, counter in (
-            (notes.reasons, self.reasons),
-            (notes.unmapped, self.unmapped),
-            (notes.ignored, self.ignored),
+        for tally, counter, named in (
+            (unknown, self.unmapped, self._fields),
+            (notes.ignored, self.ignored, self._ignorable),
         ):
-            for label, count in tally.items():
-                counter.labels(provider, label).inc(count)
+            for word, count in tally.items():
+                counter.labels(provider, word if word in named else OTHER).inc(count)
 
     def committed(self, offsets: Mapping[Partition, int]) -> None:
         """The group acknowledged these offsets."""
         super().committed(offsets)
         self.last_commit.labels(self._group).set(self._clock())
+
+    def commit_took(self, seconds: float) -> None:
+        """A commit was acknowledged."""
+        self._commit_seconds.observe(seconds)
+
+    def transaction(self, end: TransactionEnd) -> None:
+        """A transaction that was begun is over."""
+        self.transactions.labels(self._group, end).inc()
 
     def commit_failed(self, why: CommitFailure) -> None:
         """A commit was refused, or not answered."""
@@ -418,4 +525,10 @@ class _LagCollector(Collector):
                 records.add_metric(labels, lag.records)
             if lag.seconds is not None:
                 seconds.add_metric(labels, lag.seconds)
-        return (records, seconds)
+        progress = GaugeMetricFamily(
+            "verihook_records_in_progress",
+            "Records that are read and not yet covered by an acknowledged commit.",
+            labels=("group",),
+        )
+        progress.add_metric((self._group,), self._lag.in_progress())
+        return (records, seconds, progress)

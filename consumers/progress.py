@@ -8,6 +8,7 @@ import msgspec
 
 from consumers.committed import Committed
 from consumers.contract import Halted
+from consumers.records import Partition
 from gateway.ranges import Range
 
 ALIVE_SECONDS = 30.0
@@ -93,6 +94,21 @@ class Progress:
             {(self._topic, number): offset for number, offset in offsets.items()},
             msgspec.json.encode(stand).decode(),
         )
+
+
+def passed(committed: Mapping[Partition, tuple[int, str]]) -> dict[Partition, int]:
+    """Give how far replays came in each partition, from what their group committed.
+
+    Any replay that wrote counts, whatever it chose: the letters that it left out, and those
+    before its range, are passed with the others, because one offset for each partition is all
+    that is remembered. One that begins earlier takes back what the one before it had passed.
+    Offsets that no replay wrote do not count.
+    """
+    return {
+        partition: offset
+        for partition, (offset, text) in committed.items()
+        if _stand(text) is not None
+    }
 
 
 def _stand(text: str | None) -> Stand | None:

@@ -23,7 +23,7 @@ from consumers.difference import Difference, Standing, Verdict, days_before
 from consumers.fate import Fates
 from consumers.identity import Keys
 from consumers.letters import Letters
-from consumers.normalizers import NORMALIZERS
+from consumers.normalizers import EVERY
 from consumers.progress import Progress, replay_group
 from consumers.records import Headers, Output, Record
 from gateway.delivery import dead_topic, group_id, output_topic, raw_topic
@@ -108,7 +108,7 @@ class Replay:
         say: Say,
     ) -> None:
         self._provider = provider
-        self._normalizer = NORMALIZERS[provider]
+        self._normalizer = EVERY[provider]
         self._config = config
         self._prefix = prefix
         self._choice = choice
@@ -225,7 +225,7 @@ class Replay:
                 standing.ask(self._fates.decide(record))
                 earliest = min(record.timestamp, earliest or record.timestamp)
         if earliest is not None:
-            events = output_topic(self._prefix)
+            events = output_topic(self._prefix, self._provider)
             since = days_before(earliest, self._normalizer.RETRIED_FOR_DAYS + 1)
             output = find_ranges(self._config, events, Wanted(since=since))
             for messages in read_ranges(self._config, events, output, self._stop.is_set):

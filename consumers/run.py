@@ -12,7 +12,7 @@ from consumers.attendant import Attendant
 from consumers.broker import EndProbe
 from consumers.contract import Halted
 from consumers.incarnations import Incarnations
-from consumers.normalizers import NORMALIZERS
+from consumers.normalizers import EVERY
 from consumers.settings import SPARE_DAYS, Settings, dedup_days
 from consumers.worker import keep_going
 from gateway.delivery import (
@@ -47,7 +47,7 @@ def run(provider: str, settings: Settings) -> bool:
 
     Raises ConfigurationError if it cannot start, Halted if a person must act.
     """
-    normalizer = NORMALIZERS[provider]
+    normalizer = EVERY[provider]
     prefix = settings.topic_prefix
     group = group_id(provider, prefix)
     readiness = Readiness("topics", "group", "mapping")
@@ -137,7 +137,7 @@ def _topics_granted(
     copies = 1 if settings.single_copy else 2
     prefix = settings.topic_prefix
     raw = raw_topic(provider, prefix)
-    days = dedup_days(settings.dedup_days, NORMALIZERS[provider].RETRIED_FOR_DAYS)
+    days = dedup_days(settings.dedup_days, EVERY[provider].RETRIED_FOR_DAYS)
     remembered = Retention(
         least_ms=(days + SPARE_DAYS) * 86_400_000,
         purpose=f"telling duplicates for {days} days (CONSUMER_DEDUP_DAYS)",
@@ -148,7 +148,7 @@ def _topics_granted(
         dead_topic(provider, prefix): TopicNeeds(
             max_message_bytes=DEAD_MESSAGE_BYTES, min_insync_replicas=copies
         ),
-        output_topic(prefix): TopicNeeds(
+        output_topic(prefix, provider): TopicNeeds(
             max_message_bytes=OUTPUT_MESSAGE_BYTES, min_insync_replicas=copies
         ),
         seen_topic(provider, prefix): TopicNeeds(

@@ -45,6 +45,7 @@ from consumers.broker import (
 )
 from consumers.contract import Checkpoint, Halted, Interrupted, Listener, Refusal, Telemetry
 from consumers.records import Output, Partition, Record
+from gateway.statistics import ClientStatistics
 
 TRANSACTION_SECONDS = 10.0
 """An open transaction holds back every read_committed reader of the shared output topic."""
@@ -115,6 +116,7 @@ class TransactionalBroker(Broker):
         max_poll_interval: float = 300.0,
         after_gap: AfterGap = "halt",
         telemetry: Telemetry | None = None,
+        statistics: ClientStatistics | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._slot = slot
@@ -132,6 +134,7 @@ class TransactionalBroker(Broker):
             max_poll_interval=max_poll_interval,
             after_gap=after_gap,
             telemetry=telemetry,
+            statistics=statistics,
             clock=clock,
         )
 
@@ -180,6 +183,7 @@ class TransactionalBroker(Broker):
         )
         self._insist("a transaction was not committed", deadline, self._producer.commit_transaction)
         self._open_since = None
+        self._telemetry.transaction("committed")
         if self._listener is not None:
             self._listener.committed(
                 {partition: one.next_offset for partition, one in checkpoints.items()}
@@ -195,12 +199,15 @@ class TransactionalBroker(Broker):
                     self._producer.abort_transaction,
                 )
                 self._open_since = None
+                self._telemetry.transaction("aborted")
                 self._producer.flush(0)  # the reports of what was dropped
         self._refusal = None
 
     def close(self) -> None:
         """Abort what is open, leave the group and close both clients, within CLOSE_SECONDS."""
         self._listener = None
+        if self._open_since is not None:  # ended below, or by whoever takes the slot next
+            self._telemetry.transaction("aborted")
         close_within(CLOSE_SECONDS, self._end_producer, self._consumer.close)
 
     def _end_producer(self) -> None:

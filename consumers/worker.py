@@ -185,6 +185,8 @@ class Worker:
         self._sealed: _Epoch | None = None
         self._held: list[Output] = []
         self._unanswered = 0
+        self._asked_at: deque[float] = deque()
+        """When each commit was asked for that is not answered yet; the group answers in order."""
         self._answer_due: float | None = None
         self._resting = False
         self._asked_to_end: str | None = None
@@ -318,6 +320,8 @@ class Worker:
     def committed(self, offsets: Mapping[Partition, int]) -> None:
         """Take note of how far the group has stored what is handled."""
         self._unanswered -= 1
+        if self._asked_at:
+            self._telemetry.commit_took(self._clock() - self._asked_at.popleft())
         budget = self._settings.answer_budget
         self._answer_due = self._clock() + budget if self._unanswered else None
         for partition, offset in offsets.items():
@@ -333,6 +337,8 @@ class Worker:
         If the partitions are someone else's, the group says so before that.
         """
         self._unanswered -= 1
+        if self._asked_at:
+            self._asked_at.popleft()
         for reading in self._owned.values():
             reading.asked = reading.committed
             reading.due = reading.due or self._forgiving
@@ -559,7 +565,7 @@ class Worker:
         if repeated:
             now = _received_at(record, decision)
             duplicates = [(at, max(0, now - one.received_at)) for at, one in repeated.items()]
-        self._telemetry.handled(decision, duplicates)
+        self._telemetry.handled(record, decision, duplicates)
 
     def _repeated(
         self,
@@ -739,6 +745,7 @@ class Worker:
         if self._answer_due is None:
             self._answer_due = self._clock() + self._settings.answer_budget
         self._unanswered += 1
+        self._asked_at.append(self._clock())
         self._kafka.commit(checkpoints)
 
     def _passport(self, reading: _Reading) -> str:

@@ -25,7 +25,7 @@ from deploy.topics import (
 )
 from gateway.kafka import client_config, topic_prefix
 from gateway.process import EXIT_FAILED, EXIT_MISUSED, ConfigurationError
-from gateway.providers import PROVIDERS
+from gateway.providers import EVERY
 
 EXIT_DRIFT = 2
 
@@ -97,7 +97,8 @@ File = Annotated[
     Path, typer.Option(help="What the topics should be.", show_default="deploy/topics.toml")
 ]
 Providers = Annotated[
-    list[str] | None, typer.Option("--provider", help="Only these; else every registered one.")
+    list[str] | None,
+    typer.Option("--provider", help="Only these; else every registered one, and canary."),
 ]
 Settings = Annotated[
     list[str] | None,
@@ -174,9 +175,9 @@ def _planned(
     single: bool,
 ) -> tuple[Cluster, list[Change]]:
     for name in providers or []:
-        if name not in PROVIDERS:
+        if name not in EVERY:
             raise ConfigurationError(
-                f"there is no provider {name}; there are {', '.join(sorted(PROVIDERS))}"
+                f"there is no provider {name}; there are {', '.join(sorted(EVERY))}"
             )
     overrides: list[str] = []
     if replication is not None:
@@ -187,7 +188,7 @@ def _planned(
         overrides += [f"{kind}.partitions={partitions}" for kind in ("raw", "events")]
     overrides += settings or []
     wanted = wanted_topics(
-        providers or PROVIDERS,
+        providers or EVERY,
         topic_prefix(os.environ),
         file=file,
         overrides=overrides,

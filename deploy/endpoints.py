@@ -8,8 +8,9 @@ from pathlib import Path
 
 import msgspec
 
+from gateway.delivery import CANARY
 from gateway.process import ConfigurationError
-from gateway.providers import PROVIDERS
+from gateway.providers import EVERY, PROVIDERS
 from gateway.send import Fixture, Secret, fresh_secret, signing_key
 
 
@@ -28,17 +29,22 @@ ENDPOINTS: Sequence[DemoEndpoint] = (
 )
 """One per provider, named as the provider; further contracts of a provider are further rows."""
 
+CANARY_ENDPOINT = DemoEndpoint(name=CANARY, provider=CANARY)
+"""Where the canary knocks; nobody else is told of it."""
+
 
 class MadeEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     """An endpoint with its secrets: what the gateway holds, and what a sender signs with.
 
-    `path` is its path under /webhooks, the path token included.
+    `path` is its path under /webhooks, the path token included. `further` are secrets the gateway
+    holds besides, by their ids.
     """
 
     endpoint: DemoEndpoint
     held: str
     secret: Secret
     path_token: str
+    further: Mapping[str, str] = {}
 
     @property
     def path(self) -> str:
@@ -59,7 +65,7 @@ def endpoint_for(fixture: Fixture) -> DemoEndpoint:
 
 def make_endpoint(endpoint: DemoEndpoint) -> MadeEndpoint:
     """Make an endpoint's secrets, and a path token where its scheme needs one."""
-    provider = PROVIDERS[endpoint.provider]
+    provider = EVERY[endpoint.provider]
     held, secret = fresh_secret(provider)
     scheme = provider.scheme([signing_key(provider, secret)], endpoint.options)
     token = secrets.token_urlsafe(32) if scheme.path_token_because else ""
@@ -71,18 +77,23 @@ def write_endpoints(made: Iterable[MadeEndpoint], folder: Path) -> Path:
     lines: list[str] = []
     for one in made:
         name = one.endpoint.name
-        held = folder / name
-        write_private(held, one.held)
+        held = {"demo": folder / name, **{key: folder / f"{name}.{key}" for key in one.further}}
+        for key, file in held.items():
+            write_private(file, one.further.get(key, one.held))
         lines += [
             "[[endpoint]]",
             f"name = {json.dumps(name)}",
             f"provider = {json.dumps(one.endpoint.provider)}",
             'environment = "sandbox"',
         ]
-        if PROVIDERS[one.endpoint.provider].key_pairs is not None:
-            lines.append(f"public_keys_file = {json.dumps(str(held))}")
+        if EVERY[one.endpoint.provider].key_pairs is not None:
+            lines.append(f"public_keys_file = {json.dumps(str(held['demo']))}")
         else:
-            lines.append(f'secrets = [{{id = "demo", file = {json.dumps(str(held))}}}]')
+            entries = ", ".join(
+                f"{{id = {json.dumps(key)}, file = {json.dumps(str(file))}}}"
+                for key, file in held.items()
+            )
+            lines.append(f"secrets = [{entries}]")
         if one.path_token:
             lines.append(f"path_token = {json.dumps(one.path_token)}")
         if one.endpoint.options:
@@ -94,8 +105,10 @@ def write_endpoints(made: Iterable[MadeEndpoint], folder: Path) -> Path:
 
 
 def write_private(file: Path, text: str) -> None:
-    """Write a file that only we can read."""
-    file.unlink(missing_ok=True)
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    """Write a file that only we can read, whole or not at all: somebody may be reading it."""
+    part = file.with_name(f"{file.name}.part")
+    part.unlink(missing_ok=True)
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as out:
         out.write(text)
+    part.replace(file)

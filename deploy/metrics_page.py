@@ -1,10 +1,14 @@
 """docs/metrics.md, written from the definitions: `python -m deploy.metrics_page`.
 
 A test compares the page with what is written here. Names, types, labels and meanings come from
-gateway/metrics.py and consumers/metrics.py; what to do about a number is said here.
+the four programs' own declarations; what to do about a number is said here, and where it is
+shown and which alert uses it is read from the boards and from the rules.
 """
 
+import contextlib
+import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import get_args
 
@@ -12,23 +16,36 @@ import msgspec
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
-from consumers.contract import CommitFailure
+from consumers import exporter
+from consumers.contract import CommitFailure, TransactionEnd
 from consumers.event import Category, Outcome, ReasonCode, Status
 from consumers.failures import ErrorKind
 from consumers.metrics import STAGES, DedupTrouble, Meter
 from consumers.records import OTHER
-from deploy.dashboard import dashboard
+from deploy.dashboards import boards
+from deploy.rules import rules
+from gateway import canary
 from gateway.metrics import PRODUCE_FAILURES, UNKNOWN, GatewayMetrics
+from gateway.process import Readiness
 from gateway.rejections import REASONS, Result
+from gateway.statistics import ClientStatistics
 
 FILE = Path(__file__).resolve().parent.parent / "docs" / "metrics.md"
 
 INTRODUCTION = (
-    "Written by `python -m deploy.metrics_page` from the definitions in `gateway/metrics.py` and "
-    "`consumers/metrics.py`; do not edit. Every process answers `GET /metrics` on its admin "
-    "address and counts for itself: sum over processes. A process exposes the usual `process_*` "
-    "and `python_info` besides. `deploy/grafana/verihook.json` is a dashboard, "
-    "`deploy/prometheus/prometheus.yml` a scrape configuration."
+    "Written by `python -m deploy.metrics_page` from the definitions in the four programs; do not "
+    "edit. Every process answers `GET /metrics` on its admin address and counts for itself: sum "
+    "over processes. A process exposes the usual `process_*` and `python_info` besides. "
+    "`deploy/grafana/` holds four dashboards, `deploy/prometheus/` a scrape configuration and "
+    "rules; what an alert means stands in `docs/runbooks/`."
+)
+
+EVERYWHERE = ("verihook_build_info", "verihook_ready")
+"""What every process exposes under one name."""
+
+
+_CHOOSING = re.compile(
+    r" and on \((?:endpoint|job, instance)\) (?:rate\()?verihook_\w+\{[^}]*\}(?:\[[^]]*\]\))?"
 )
 
 
@@ -48,14 +65,33 @@ class Metric(msgspec.Struct, frozen=True):
         return (self.name,)
 
 
-def gateway_metrics() -> list[Metric]:
-    """List what a gateway process exposes."""
-    return _declared(GatewayMetrics("", "").registry)
+@cache
+def processes() -> dict[str, list[Metric]]:
+    """List what each kind of process exposes of ours, by the word for it."""
+    registries = {
+        "gateway": GatewayMetrics("", "").registry,
+        "consumer": Meter("", "", frozenset(), ("", ""), lambda: 0.0).registry,
+        "exporter": exporter.ExporterMetrics().registry,
+        "canary": canary.CanaryMetrics("", "", Readiness(*canary.CONDITIONS)).registry,
+    }
+    for registry in registries.values():
+        with contextlib.suppress(ValueError):  # as the admin address does; some have it already
+            registry.register(Readiness())
+    return {name: _declared(registry) for name, registry in registries.items()}
 
 
-def consumer_metrics() -> list[Metric]:
-    """List what a consumer process exposes."""
-    return _declared(Meter("", "", frozenset(), ("", ""), lambda: 0.0).registry)
+def sections() -> dict[str, list[Metric]]:
+    """List every metric once, by the heading it stands under."""
+    clients = CollectorRegistry()
+    ClientStatistics(clients)
+    of_clients = _declared(clients)
+    elsewhere = {*EVERYWHERE, *(metric.name for metric in of_clients)}
+    found = {
+        name.capitalize(): [metric for metric in metrics if metric.name not in elsewhere]
+        for name, metrics in processes().items()
+    }
+    everywhere = [metric for metric in processes()["gateway"] if metric.name in EVERYWHERE]
+    return {**found, "Kafka's clients": of_clients, "Every process": everywhere}
 
 
 def _declared(registry: CollectorRegistry) -> list[Metric]:
@@ -91,6 +127,10 @@ TO_DO: Mapping[str, str] = {
     "`too_large`: the topic's max.message.bytes. `timeout`: the brokers, the replicas in sync.",
     "verihook_produce_ack_seconds": "Look at the brokers, the replicas and the way to them.",
     "verihook_produce_queue_records": "Growing: Kafka takes less than comes in.",
+    "verihook_produce_queue_limit_records": "At the limit deliveries are answered 503: see why "
+    "Kafka does not acknowledge before you raise it.",
+    "verihook_signature_key_retires_timestamp_seconds": "Before that day see that the key is at "
+    "rest (`verihook_signature_key_used_total`), then take it away; it goes on verifying.",
     "verihook_configuration_reloads_total": "`failed`: read the log line, mend the file.",
     "verihook_records_consumed_total": "`other` rising: webhooks the mapping does not know, which "
     "are dead letters, or (Treezor) events of other products, which are ignored: compare.",
@@ -99,7 +139,7 @@ TO_DO: Mapping[str, str] = {
     "shows where it fails and why; mend the mapping.",
     "verihook_dead_letters_total": "Read the headers `verihook-error-*` on the dead topic.",
     "verihook_unmapped_values_total": "Add the new word to the provider's table and raise its "
-    "revision. Comes to exist with the first such value: compare values, `rate()` misses it.",
+    "revision.",
     "verihook_records_ignored_total": "Nothing, unless a kind you want is among them.",
     "verihook_duplicates_total": "High for long: the provider does not take our 200 for an answer.",
     "verihook_duplicate_age_seconds": "Near the window (CONSUMER_DEDUP_DAYS): raise it, and the "
@@ -125,10 +165,49 @@ TO_DO: Mapping[str, str] = {
     "verihook_consumer_interruptions_total": "The log line before it names the reason.",
     "verihook_client_errors_total": "The log names them; only what lasts needs a person.",
     "verihook_records_lost_to_retention_total": "Ask the provider to send the gap again; raise "
-    "retention, add consumers. Comes to exist with the first loss: `rate()` misses it.",
+    "retention, add consumers.",
     "verihook_consumer_lag_records": "Behind by many records and few seconds is a burst.",
     "verihook_consumer_lag_seconds": "Rising: add consumers, or look at Kafka. Absent on every "
-    "process: no consumer, or none that reaches Kafka.",
+    "process: no consumer, or none that reaches Kafka. The authority is "
+    "`verihook_group_lag_seconds`.",
+    "verihook_commit_seconds": "Look at the broker that coordinates the group, or the transaction.",
+    "verihook_transactions_total": "`aborted` for long: the log names why; nothing is lost.",
+    "verihook_ledger_entries_total": "At rest while records are consumed: the ledger is off.",
+    "verihook_records_in_progress": "Many while lag rises: commits are slow, or the loop hangs.",
+    "verihook_group_lag_records": "Many records and few seconds are a burst.",
+    "verihook_group_lag_seconds": "Above 60 s events are late: see the provider's consumer. "
+    "Absent: the exporter could not know it; see its rounds and its log.",
+    "verihook_group_committed_offset": "At rest while the log's end moves: nothing is committed.",
+    "verihook_log_end_offset": "At rest: the gateway stores nothing there.",
+    "verihook_group_members": "0: no consumer runs. More than the partitions: the surplus idles.",
+    "verihook_group_partitions": "More consumers than this do not help.",
+    "verihook_group_lost_records": "Ask the provider to send the gap again; raise retention.",
+    "verihook_group_offsets_beyond_end": "The topic was made anew or its log cut; nothing is read "
+    "there until the group is set back.",
+    "verihook_group_stalled": "As `verihook_consumer_stalled`; true also when the process is gone.",
+    "verihook_topic_retention_seconds": "Compare with the lag, and with the age of dead letters.",
+    "verihook_dead_letters_waiting_records": "Mend the mapping, then `python -m consumers replay`.",
+    "verihook_dead_letters_waiting_seconds": "Beyond half the topic's retention: replay now.",
+    "verihook_export_rounds_total": "`partial`, `failed`: its log names what it could not ask.",
+    "verihook_export_round_seconds": "Beyond the interval: Kafka answers slowly, the lag is old.",
+    "verihook_export_last_round_timestamp_seconds": "Old: so is the lag; look at the exporter.",
+    "verihook_canary_beats_total": "`refused`: see the gateway's rejections. `unanswered`: the "
+    "public way in. `lost`: its consumer, then Kafka.",
+    "verihook_canary_answer_seconds": "Compare with the gateway's own time to answer: the rest is "
+    "the way in.",
+    "verihook_canary_end_to_end_seconds": "What users feel: see the lag, then Kafka.",
+    "verihook_canary_last_seen_timestamp_seconds": "Old: nothing goes all the way; see the beats.",
+    "verihook_kafka_queue_records": "Growing: Kafka takes less than is produced.",
+    "verihook_kafka_queue_limit_records": "At the limit nothing more is taken.",
+    "verihook_kafka_brokers_up": "0: the brokers, the network, the credentials.",
+    "verihook_kafka_round_trip_seconds": "One broker: look at it. All: the network, or our CPU.",
+    "verihook_kafka_round_trip_p99_seconds": "As the mean.",
+    "verihook_kafka_request_retries_total": "For long: see which broker is slow.",
+    "verihook_kafka_request_timeouts_total": "The broker is overloaded, or unreachable.",
+    "verihook_kafka_request_errors_total": "Connections break: the network, or a broker restarts.",
+    "verihook_kafka_rebalances_total": "Outside of rollouts: processes die, or batches take long.",
+    "verihook_build_info": "Different versions for long: a rollout that did not end.",
+    "verihook_ready": "0 for long: `GET /readyz?verbose` says what is wrong and since when.",
 }
 """What a person does about a metric's number."""
 
@@ -138,12 +217,16 @@ LABELS: Mapping[str, str] = {
     "code": "HTTP status of the answer",
     "key_id": "ids of keys in the gateway's configuration, and `unsigned`",
     "scheme": "names in the gateway's schemes; where a provider's proof has several forms, which",
+    "stored": "`true` where the delivery was stored, else `false`",
     "native_type": f"types the provider's mapping knows, and `{OTHER}`",
-    "reason": "for `verihook_records_ignored_total`: words of the mappings, not of the provider",
-    "field": "paths of fields a mapping reads, never their values",
+    "reason": "for `verihook_records_ignored_total`: words of the mapping, not of the provider, "
+    f"and `{OTHER}`",
+    "field": f"paths of fields the mapping reads, never their values, and `{OTHER}`",
     "group": "`<prefix>normalize.<provider>`",
-    "topic": "`<prefix>raw.<provider>`",
+    "topic": "`<prefix>raw.<provider>`, `<prefix>dlq.<provider>`",
     "partition": "numbers",
+    "client": "`producer`, `consumer`",
+    "broker": "numbers of brokers",
     "version": "of Verihook",
     "librdkafka": "its version",
 }
@@ -157,6 +240,9 @@ def closed_sets() -> dict[str, dict[str, tuple[str, ...]]]:
         "result": {
             "verihook_webhook_requests_total": get_args(Result),
             "verihook_configuration_reloads_total": ("ok", "failed"),
+            "verihook_transactions_total": get_args(TransactionEnd),
+            "verihook_export_rounds_total": get_args(exporter.Result),
+            "verihook_canary_beats_total": tuple(canary.RESULTS),
         },
         "reason": {
             "verihook_webhook_rejections_total": tuple(reason.label for reason in REASONS),
@@ -164,6 +250,13 @@ def closed_sets() -> dict[str, dict[str, tuple[str, ...]]]:
             "verihook_normalize_failures_total": kinds,
             "verihook_dead_letters_total": kinds,
             "verihook_commit_errors_total": get_args(CommitFailure),
+        },
+        "condition": {
+            "verihook_ready": (
+                *("topics", "accepting", "kafka"),  # the gateway
+                *("group", "mapping"),  # beside topics, a consumer
+                *canary.CONDITIONS,
+            )
         },
         "stage": {"verihook_normalize_failures_total": tuple(sorted(set(STAGES.values())))},
         "change": {"verihook_rebalances_total": ("assigned", "revoked", "lost")},
@@ -175,6 +268,49 @@ def closed_sets() -> dict[str, dict[str, tuple[str, ...]]]:
     }
 
 
+ELSEWHERE = """
+verihook_group_lag_records | | kafka_consumergroup_lag, \
+kminion_kafka_consumer_group_topic_partition_lag
+verihook_group_lag_seconds | | (they know records only)
+verihook_group_committed_offset | | kafka_consumergroup_current_offset
+verihook_log_end_offset | | kafka_topic_partition_current_offset, \
+kminion_kafka_topic_partition_high_water_mark
+verihook_group_members | | kafka_consumergroup_members, kminion_kafka_consumer_group_members
+verihook_produce_total, verihook_produce_errors_total | messaging.client.sent.messages |
+verihook_produce_ack_seconds | messaging.client.operation.duration, of send |
+verihook_records_consumed_total | messaging.client.consumed.messages |
+verihook_commit_seconds | messaging.client.operation.duration, of commit |
+verihook_webhook_request_duration_seconds | http.server.request.duration |
+verihook_webhook_requests_in_progress | http.server.active_requests |
+verihook_webhook_body_bytes | http.server.request.body.size |
+verihook_canary_end_to_end_seconds | | kminion_end_to_end_roundtrip_latency_seconds
+"""
+"""Ours, OpenTelemetry's word for the same, kafka_exporter's and KMinion's."""
+
+
+@cache
+def alerts_using(name: str) -> frozenset[str]:
+    """Name the alerts whose expression rests on a series, be it through what is recorded."""
+    found: set[str] = set()
+    for rule in (rule for group in rules() for rule in group.rules):
+        if re.search(rf"(?<![\w:]){re.escape(name)}(?![\w:])", rule.expr):
+            found |= {rule.alert} if rule.alert else alerts_using(rule.record)
+    return frozenset(found)
+
+
+def panels_showing(metric: Metric) -> Iterator[str]:
+    """Name the panels that show a metric, each after its board.
+
+    Where it only chooses what else is shown, it is not shown.
+    """
+    for board in boards().values():
+        for panel in board["panels"]:
+            expressions = _CHOOSING.sub("", " ".join(one["expr"] for one in panel["targets"]))
+            sourced = metric.name == "verihook_group_lag_records" and "$lag_source" in expressions
+            if sourced or any(f"{name}{{" in expressions for name in metric.exposed):
+                yield f"{board['title'].removeprefix('Verihook ')}: {panel['title']}"
+
+
 def text() -> str:
     """Write the page."""
     return "\n".join(_lines()) + "\n"
@@ -182,16 +318,17 @@ def text() -> str:
 
 def _lines() -> Iterator[str]:
     yield from ("# Metrics", "", INTRODUCTION)
-    for title, metrics in (("Gateway", gateway_metrics()), ("Consumer", consumer_metrics())):
+    for title, metrics in sections().items():
         yield from ("", f"## {title}", "")
-        yield "| metric | type | labels | says | what to do | panels |"
-        yield "| --- | --- | --- | --- | --- | --- |"
+        yield "| metric | type | labels | says | what to do | shown | alerts |"
+        yield "| --- | --- | --- | --- | --- | --- | --- |"
         for metric in metrics:
             labels = ", ".join(metric.labels)
             advice = TO_DO.get(metric.name, "")
-            panels = "; ".join(_panels(metric))
+            panels = "; ".join(panels_showing(metric))
+            alerts = sorted({alert for name in metric.exposed for alert in alerts_using(name)})
             cells = (f"`{metric.name}`", metric.type, labels, metric.says, advice, panels)
-            yield "| " + " | ".join(cells) + " |"
+            yield "| " + " | ".join((*cells, ", ".join(alerts))) + " |"
     yield from ("", "## Labels", "", "Values come from closed sets, never from a sender.", "")
     yield from ("| label | of | values |", "| --- | --- | --- |")
     for label, of_metrics in closed_sets().items():
@@ -199,13 +336,13 @@ def _lines() -> Iterator[str]:
             yield f"| {label} | `{name}` | {', '.join(values)} |"
     for label, source in LABELS.items():
         yield f"| {label} | | {source} |"
-
-
-def _panels(metric: Metric) -> Iterator[str]:
-    for panel in dashboard()["panels"]:
-        expressions = " ".join(target["expr"] for target in panel["targets"])
-        if any(f"{name}{{" in expressions for name in metric.exposed):
-            yield panel["title"]
+    yield from ("", "## The same elsewhere", "")
+    yield (
+        "For whoever comes from other tools. OpenTelemetry's messaging metrics are experimental, "
+        "so their names are not ours."
+    )
+    yield from ("", "| ours | OpenTelemetry | kafka_exporter, KMinion |", "| --- | --- | --- |")
+    yield from (f"| {line} |" for line in ELSEWHERE.strip().splitlines())
 
 
 if __name__ == "__main__":

@@ -20,10 +20,17 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from consumers.normalizers import NORMALIZERS
+from consumers.normalizers import BUILT_IN, EVERY
 from consumers.settings import SPARE_DAYS, dedup_days
 from deploy.child import CannotRun
-from gateway.delivery import dead_topic, ledger_topic, output_topic, raw_topic, seen_topic
+from gateway.delivery import (
+    CANARY,
+    dead_topic,
+    ledger_topic,
+    output_topic,
+    raw_topic,
+    seen_topic,
+)
 from gateway.process import ConfigurationError
 
 TOPICS_FILE = Path(__file__).resolve().parent / "topics.toml"
@@ -37,6 +44,11 @@ WHAT_GROWING_COSTS = (
     "do: stop the senders, let the consumers catch up until the lag is 0, then grow and go on; a "
     "delivery handled later than its repetition becomes an event twice"
 )
+_OF_PLATFORMS = {
+    **{kind: frozenset({"partitions", "retention.ms"}) for kind in ("raw", "dlq", "events")},
+    **{kind: frozenset({"partitions"}) for kind in ("seen", "ledger")},
+}
+"""What `--set` says of the providers' topics alone: the canary's load does not grow with theirs."""
 _DAY = 24 * 60 * 60 * 1000
 _DAYS_AUDITED = 2
 """Beyond the raw topic's retention, since its last segment may be deleted a day late."""
@@ -94,7 +106,9 @@ def wanted_topics(
     A dead topic is kept as long as its raw topic where nothing is said of its own retention. A
     seen and a ledger topic have the partitions of their raw topic, and its copies where nothing
     else is said. They are kept longer than the file says where duplicates are told for longer, or
-    the raw topic is kept for longer.
+    the raw topic is kept for longer. The canary's are kept only as long as is needed, and keep
+    their own number of partitions and retention whatever the overrides say; its events have a
+    topic of their own.
     """
     tables = _read(file)
     special = tables.pop("provider", {})
@@ -106,10 +120,11 @@ def wanted_topics(
         of_kind = {
             kind: [tables.get(kind, {}), special.get(provider, {}).get(kind, {})] for kind in KINDS
         }
+        for_it = given if provider not in BUILT_IN else list(filter(_is_of_any, given))
         name = raw_topic(provider, prefix)
-        raw = _topic(name, "raw", of_kind["raw"], given, file, beside=name)
+        raw = _topic(name, "raw", of_kind["raw"], for_it, file, beside=name)
         layers = [_kept_as(raw), *of_kind["dlq"]]
-        topics += [raw, _topic(dead_topic(provider, prefix), "dlq", layers, given, file)]
+        topics += [raw, _topic(dead_topic(provider, prefix), "dlq", layers, for_it, file)]
         for kind, name, least in (
             ("seen", seen_topic(provider, prefix), _remembered(provider, days)),
             ("ledger", ledger_topic(provider, prefix), _audited(raw)),
@@ -119,16 +134,26 @@ def wanted_topics(
                     f"{file} has no table [{kind}]; take the one of {TOPICS_FILE}"
                 )
             of_all, of_provider = of_kind[kind]
-            layers = [_as(raw), of_all, _kept(least, of_all), of_provider]
-            topic = _topic(name, kind, layers, given, file, beside=raw.name)
+            held = {} if provider in BUILT_IN else of_all
+            layers = [_as(raw), of_all, _kept(least, held), of_provider]
+            topic = _topic(name, kind, layers, for_it, file, beside=raw.name)
             if topic.partitions != raw.partitions:
                 raise ConfigurationError(
                     f"{name} cannot have {topic.partitions} partitions: it always has those of "
                     f"{raw.name}, which are {raw.partitions}; leave its number out"
                 )
             topics.append(topic)
+        if provider == CANARY:
+            name = output_topic(prefix, provider)
+            topics.append(_topic(name, "events", of_kind["events"], for_it, file))
     topics.append(_topic(output_topic(prefix), "events", [tables.get("events", {})], given, file))
     return topics
+
+
+def _is_of_any(override: tuple[str, str, str]) -> bool:
+    """Tell whether an override is meant for the canary's topics too."""
+    kind, key, _ = override
+    return key not in _OF_PLATFORMS[kind]
 
 
 def _as(raw: Topic) -> dict[str, Any]:
@@ -144,7 +169,7 @@ def _kept_as(raw: Topic) -> dict[str, Any]:
 
 
 def _remembered(provider: str, days: int | None) -> int:
-    return (dedup_days(days, NORMALIZERS[provider].RETRIED_FOR_DAYS) + SPARE_DAYS) * _DAY
+    return (dedup_days(days, EVERY[provider].RETRIED_FOR_DAYS) + SPARE_DAYS) * _DAY
 
 
 def _audited(raw: Topic) -> int:

@@ -1,15 +1,17 @@
-"""python -m gateway serve | send | check | verify."""
+"""python -m gateway serve | send | check | verify | canary."""
 
 import os
 import sys
 import threading
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 import uvloop
 
+from gateway import canary as prober
 from gateway.delivery import raw_topic
 from gateway.endpoints import load_endpoints
 from gateway.kafka import client_config, redacted, topic_prefix
@@ -21,7 +23,7 @@ from gateway.process import (
     read_secret_file,
     start_logging,
 )
-from gateway.providers import PROVIDERS
+from gateway.providers import EVERY, PROVIDERS
 from gateway.ranges import RangeUnread, find_ranges, read_ranges, wanted
 from gateway.send import RUN_FILE, Secret, fixture, of_the_run, post, signed
 from gateway.serve import serve as serve_one
@@ -72,7 +74,7 @@ def send(
     ] = None,
 ) -> None:
     """Sign a fixture (or a file) afresh and send it to a running gateway."""
-    if provider not in PROVIDERS:
+    if provider not in EVERY:
         raise ConfigurationError(f"there is no provider {provider}; there are {_names()}")
     headers, body, options = {"content-type": "application/json"}, b"", {}
     if Path(what).is_file():
@@ -90,7 +92,7 @@ def send(
     secret: Secret
     if secret_file is not None:
         secret = read_secret_file(secret_file, "--secret-file")
-    elif PROVIDERS[provider].key_pairs is None and os.environ.get(variable):
+    elif EVERY[provider].key_pairs is None and os.environ.get(variable):
         secret = os.environ[variable]
     elif RUN_FILE.exists() and not url:
         if options and not endpoint:
@@ -98,7 +100,7 @@ def send(
             raise ConfigurationError(f"name the endpoint that has {chosen} with --endpoint")
         target, secret = of_the_run(endpoint or provider)
     else:
-        source = f"set {variable}, " if PROVIDERS[provider].key_pairs is None else ""
+        source = f"set {variable}, " if EVERY[provider].key_pairs is None else ""
         raise ConfigurationError(
             f"there is nothing to sign with: {source}give --secret-file, or start `make run` and "
             "leave --url out"
@@ -126,6 +128,9 @@ def check() -> None:
             f"{endpoint.environment}, {' or '.join(endpoint.scheme.names)}, "
             f"keys {', '.join(endpoint.scheme.key_ids)}"
         )
+    for (name, key_id), at in sorted(endpoints.retires.items()):
+        past = ", which is past: take it away" if at < datetime.now(UTC) else ""
+        typer.echo(f"endpoint /webhooks/{name}: key {key_id} retires {at:%Y-%m-%d %H:%M}Z{past}")
 
 
 @app.command()
@@ -147,7 +152,7 @@ def verify(
 
     Exits 1 if one of them no longer holds, or if nothing was verified.
     """
-    if provider not in PROVIDERS:
+    if provider not in EVERY:
         raise ConfigurationError(f"there is no provider {provider}; there are {_names()}")
     endpoints = load_endpoints(os.environ).by_name
     if endpoint and endpoint not in endpoints:
@@ -179,7 +184,7 @@ def verify(
 
 def _options(provider: str, texts: list[str]) -> dict[str, str]:
     options = dict(text.partition("=")[::2] for text in texts)
-    known = PROVIDERS[provider].options
+    known = EVERY[provider].options
     for name, value in options.items():
         if value not in known.get(name, ()):
             choices = "; ".join(f"{name}={'|'.join(values)}" for name, values in known.items())
@@ -191,6 +196,18 @@ def _options(provider: str, texts: list[str]) -> dict[str, str]:
 
 def _names() -> str:
     return ", ".join(sorted(PROVIDERS))
+
+
+@app.command()
+def canary() -> None:
+    """Send a signed beat every CANARY_INTERVAL seconds and measure it to its event, until SIGTERM.
+
+    It goes to CANARY_URL, which is best the public address, signed with CANARY_SECRET. A beat
+    whose event is not read within CANARY_TIMEOUT seconds is lost.
+    """
+    settings = prober.load_settings(os.environ)
+    start_logging(settings.log_level)
+    prober.run(settings)
 
 
 def main() -> None:

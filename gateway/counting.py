@@ -1,4 +1,4 @@
-"""Counters and histograms of the hot path: plain numbers of one thread, read at the scrape.
+"""Counters, levels and histograms of the hot path: plain numbers of one thread, read at the scrape.
 
 prometheus_client takes a lock and walks the bounds at every observation: for each delivery that
 was 4 of 50 us. Here a count is an attribute and an observation one bisection; what is exposed is
@@ -12,12 +12,17 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+)
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 
 class Count:
-    """One series of a counter: add to `value`, never take away."""
+    """One series of a counter: add to `value`, never take away; of a level: do both."""
 
     __slots__ = ("value",)
 
@@ -25,8 +30,10 @@ class Count:
         self.value = 0
 
 
-class Counts(Collector):
-    """A counter whose series are plain `Count`s; the name ends in _total."""
+class _Numbers(Collector):
+    """Series that are plain `Count`s."""
+
+    _family: type[CounterMetricFamily | GaugeMetricFamily]
 
     def __init__(
         self, name: str, documentation: str, labels: Sequence[str], registry: CollectorRegistry
@@ -39,19 +46,29 @@ class Counts(Collector):
 
     def of(self, *labels: str) -> Count:
         """Give the series of these label values, which begins at 0 here; hold on to it."""
-        return self._series.setdefault(self._checked(labels), Count())
+        if len(labels) != len(self._labels):
+            raise ValueError(f"{self.name} has the labels {', '.join(self._labels)}")
+        return self._series.setdefault(labels, Count())
 
-    def collect(self) -> Iterable[CounterMetricFamily]:
+    def collect(self) -> Iterable[CounterMetricFamily | GaugeMetricFamily]:
         """Give every series as the library exposes it."""
-        family = CounterMetricFamily(self.name, self._documentation, labels=self._labels)
-        for labels, count in list(self._series.items()):
+        family = self._family(self.name, self._documentation, labels=self._labels)
+        # A copy, made in one step: another thread may be adding a series.
+        for labels, count in self._series.copy().items():
             family.add_metric(labels, count.value)
         return (family,)
 
-    def _checked(self, labels: tuple[str, ...]) -> tuple[str, ...]:
-        if len(labels) != len(self._labels):
-            raise ValueError(f"{self.name} has the labels {', '.join(self._labels)}")
-        return labels
+
+class Counts(_Numbers):
+    """A counter whose series are plain `Count`s; the name ends in _total."""
+
+    _family = CounterMetricFamily
+
+
+class Levels(_Numbers):
+    """A gauge whose series are plain `Count`s that rise and fall."""
+
+    _family = GaugeMetricFamily
 
 
 class Distribution:
@@ -83,7 +100,8 @@ class Distribution:
         so_far = 0
         for bound, count in zip((*map(float, self._bounds), float("inf")), counts, strict=True):
             so_far += count
-            buckets.append(("+Inf" if bound == float("inf") else str(bound), so_far))
+            name = floatToGoString(bound)  # type: ignore[no-untyped-call]  # untyped in 0.26
+            buckets.append((name, so_far))
         return buckets, total
 
 
@@ -116,7 +134,7 @@ class Distributions(Collector):
     def collect(self) -> Iterable[HistogramMetricFamily]:
         """Give every series as the library exposes it."""
         family = HistogramMetricFamily(self.name, self._documentation, labels=self._labels)
-        for labels, series in list(self._series.items()):
+        for labels, series in self._series.copy().items():
             buckets, total = series.read()
             family.add_metric(labels, buckets, sum_value=total)
         return (family,)

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 import msgspec
 
 OUTPUT_TOPIC = "verification.events"
+CANARY = "canary"
+CANARY_TOPIC = "verification.canary"
 
 HTTP_HEADER_PREFIX = "http-"
 """Kept provider headers stand on the raw record under this prefix and their lower-case name."""
@@ -51,9 +53,9 @@ def ledger_topic(provider: str, prefix: str = "") -> str:
     return f"{prefix}ledger.{provider}"
 
 
-def output_topic(prefix: str = "") -> str:
-    """Name the topic of normalized events, shared by all providers."""
-    return f"{prefix}{OUTPUT_TOPIC}"
+def output_topic(prefix: str = "", provider: str = "") -> str:
+    """Name the topic of normalized events, shared by all providers; the canary has its own."""
+    return f"{prefix}{CANARY_TOPIC if provider == CANARY else OUTPUT_TOPIC}"
 
 
 def group_id(provider: str, prefix: str = "") -> str:

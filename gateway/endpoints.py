@@ -4,13 +4,14 @@ import difflib
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from gateway.process import ConfigurationError, checked_secret, read_secret_file
-from gateway.providers import PROVIDERS, Provider
+from gateway.providers import EVERY, PROVIDERS, Provider
 from gateway.receive import Endpoint
 from gateway.signatures import Key
 
@@ -21,10 +22,14 @@ _PATH_TOKEN = re.compile(r"(?![0-9a-fA-F]{22,31}$)[A-Za-z0-9_-]{22,256}", re.ASC
 
 
 class Endpoints(msgspec.Struct, frozen=True):
-    """Every configured endpoint by name, and the files it was read from."""
+    """Every configured endpoint by name, and the files it was read from.
+
+    `retires` says when keys are to be taken away, by endpoint and key id, where that is known.
+    """
 
     by_name: Mapping[str, Endpoint]
     files: tuple[Path, ...]
+    retires: Mapping[tuple[str, str], datetime] = {}
 
     def changed_since(self, seen: Mapping[Path, float]) -> bool:
         """Tell whether a file was written (or vanished) since `modified` looked."""
@@ -46,6 +51,14 @@ class _SecretEntry(msgspec.Struct, forbid_unknown_fields=True):
     value: str | None = None
     file: str | None = None
     client: str | None = None
+    retires: Any = None
+
+
+class _Configured(msgspec.Struct, frozen=True):
+    """An endpoint with the keys it was made of, which its scheme does not give away."""
+
+    endpoint: Endpoint
+    keys: Sequence[Key]
 
 
 class _EndpointEntry(msgspec.Struct, forbid_unknown_fields=True):
@@ -67,24 +80,29 @@ def load_endpoints(environ: Mapping[str, str]) -> Endpoints:
     """
     files: list[Path] = []
     if environ.get("GATEWAY_ENDPOINTS"):
-        endpoints = _from_file(Path(environ["GATEWAY_ENDPOINTS"]), files)
+        configured = _from_file(Path(environ["GATEWAY_ENDPOINTS"]), files)
     else:
-        endpoints = _from_environment(environ, files)
-    if not endpoints and environ.get("GATEWAY_ENDPOINTS"):
+        configured = _from_environment(environ, files)
+    if not configured and environ.get("GATEWAY_ENDPOINTS"):
         raise ConfigurationError(
             f"{environ['GATEWAY_ENDPOINTS']} (GATEWAY_ENDPOINTS) holds no [[endpoint]]; give one"
         )
-    if not endpoints:
+    if not configured:
         wanted = ", ".join(_variables(provider)[0] for provider in PROVIDERS.values())
         raise ConfigurationError(
             f"no endpoint is configured: set one of {wanted}, or GATEWAY_ENDPOINTS to a file"
         )
     by_name: dict[str, Endpoint] = {}
-    for endpoint in endpoints:
-        if endpoint.name in by_name:
-            raise ConfigurationError(f"two endpoints are named {endpoint.name}; names are unique")
-        by_name[endpoint.name] = endpoint
-    return Endpoints(by_name, tuple(files))
+    retires: dict[tuple[str, str], datetime] = {}
+    for one in configured:
+        name = one.endpoint.name
+        if name in by_name:
+            raise ConfigurationError(f"two endpoints are named {name}; names are unique")
+        by_name[name] = one.endpoint
+        for key in one.keys:
+            if key.retires is not None:
+                retires[name, key.id] = key.retires
+    return Endpoints(by_name, tuple(files), retires)
 
 
 def _variables(provider: Provider) -> tuple[str, ...]:
@@ -103,9 +121,9 @@ def _public_keys_variable(prefix: str) -> str:
     return f"{prefix}_PUBLIC_KEYS_FILE"
 
 
-def _from_environment(environ: Mapping[str, str], files: list[Path]) -> list[Endpoint]:
-    endpoints: list[Endpoint] = []
-    for provider in PROVIDERS.values():
+def _from_environment(environ: Mapping[str, str], files: list[Path]) -> list[_Configured]:
+    endpoints: list[_Configured] = []
+    for provider in EVERY.values():
         prefix = provider.name.upper()
         keys = _environment_keys(environ, provider, files)
         if keys is None:
@@ -114,7 +132,8 @@ def _from_environment(environ: Mapping[str, str], files: list[Path]) -> list[End
         environment = _environment(environ.get(variable, "production"), variable)
         variable = f"{prefix}_PATH_TOKEN"
         token = _path_token(environ.get(variable), variable)
-        endpoints.append(_endpoint(provider.name, provider, keys, environment, token, {}, prefix))
+        endpoint = _endpoint(provider.name, provider, keys, environment, token, {}, prefix)
+        endpoints.append(_Configured(endpoint, keys))
     return endpoints
 
 
@@ -162,19 +181,19 @@ def _secrets_file(path: Path, variable: str, files: list[Path]) -> list[Key]:
     return _secrets(entries, str(path), files)
 
 
-def _from_file(path: Path, files: list[Path]) -> list[Endpoint]:
+def _from_file(path: Path, files: list[Path]) -> list[_Configured]:
     files.append(path)
     where = f"GATEWAY_ENDPOINTS ({path})"
     tables = _toml(path, "GATEWAY_ENDPOINTS")
     _known_keys(tables, ("endpoint",), where)
-    endpoints: list[Endpoint] = []
+    endpoints: list[_Configured] = []
     used: dict[tuple[str, bytes], _EndpointEntry] = {}
     entries = _converted(tables.get("endpoint", []), list[_EndpointEntry], _EndpointEntry, where)
     for entry in entries:
         here = f"endpoint {entry.name!r} in {path}"
-        provider = PROVIDERS.get(entry.provider)
+        provider = EVERY.get(entry.provider)
         if provider is None:
-            known = _did_you_mean(entry.provider, list(PROVIDERS))
+            known = _did_you_mean(entry.provider, list(EVERY))
             raise ConfigurationError(f"{here}: there is no provider {entry.provider!r}{known}")
         keys = _entry_keys(entry, provider, here, files)
         _own_secrets(entry, provider, keys, used)
@@ -184,17 +203,16 @@ def _from_file(path: Path, files: list[Path]) -> list[Endpoint]:
         if entry.path_token_file is not None:
             files.append(Path(entry.path_token_file))
             token = read_secret_file(entry.path_token_file, f"{here}: path_token_file")
-        endpoints.append(
-            _endpoint(
-                entry.name,
-                provider,
-                keys,
-                _environment(entry.environment, f"{here}: environment"),
-                _path_token(token, f"{here}: path_token"),
-                entry.options,
-                here,
-            )
+        endpoint = _endpoint(
+            entry.name,
+            provider,
+            keys,
+            _environment(entry.environment, f"{here}: environment"),
+            _path_token(token, f"{here}: path_token"),
+            entry.options,
+            here,
         )
+        endpoints.append(_Configured(endpoint, keys))
     return endpoints
 
 
@@ -320,9 +338,32 @@ def _secrets(entries: Sequence[_SecretEntry], where: str, files: list[Path]) -> 
             files.append(Path(entry.file))
             value = read_secret_file(entry.file, here)
         secrets.append(
-            Key(id=entry.id, value=checked_secret(value or "", here), client=entry.client)
+            Key(
+                id=entry.id,
+                value=checked_secret(value or "", here),
+                client=entry.client,
+                retires=_retires(entry.retires, here),
+            )
         )
     return secrets
+
+
+def _retires(value: Any, where: str) -> datetime | None:
+    """Read a TOML date (the beginning of that day) or a datetime; without an offset, in UTC."""
+    if value is None:
+        return None
+    if isinstance(value, date) and not isinstance(value, datetime):
+        value = datetime.combine(value, time())
+    try:
+        if isinstance(value, datetime):
+            aware = value if value.tzinfo is not None else value.replace(tzinfo=UTC)
+            return aware.astimezone(UTC)
+    except OverflowError:
+        pass  # in the first or last hours of the calendar
+    raise ConfigurationError(
+        f"{where}: retires holds no date; write it without quotes, as 2027-01-31 or "
+        "2027-01-31T12:00:00Z"
+    )
 
 
 def _toml(path: Path, variable: str) -> dict[str, Any]:

@@ -35,10 +35,11 @@ OURS = frozenset(
         "isolation.level",
         "transactional.id",
         "allow.auto.create.topics",
+        "statistics.interval.ms",
     }
 )
 """Keys that carry a promise (200 means Kafka has it; nothing is committed early; no topic is made
-but by `topics apply`)."""
+but by `topics apply`; readiness and metrics tell of now)."""
 
 # A Kubernetes Service named `kafka` injects KAFKA_PORT, KAFKA_SERVICE_HOST,
 # KAFKA_PORT_9092_TCP_ADDR and their like into every pod; none of them is meant for us.

@@ -1,13 +1,17 @@
 """What every process needs: logs, secret files, the admin address, signals, exit codes."""
 
+import contextlib
 import ctypes
 import gc
 import logging
 import signal
+import socket
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,8 @@ import msgspec
 import structlog
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 _PR_SET_PDEATHSIG = 1
 
@@ -159,27 +165,84 @@ class Sparing:
             self._held.pop(kind, None)
 
 
-class Readiness:
-    """Named conditions of readiness; a process is ready when every one of them holds."""
+class Condition(msgspec.Struct, frozen=True):
+    """Whether one condition of readiness holds, and since when; `problem` is empty if it does."""
 
-    def __init__(self, *conditions: str) -> None:
-        self._state = dict.fromkeys(conditions, "not yet")
+    name: str
+    problem: str
+    since: float
+
+
+class Readiness(Collector):
+    """Named conditions of readiness; a process is ready when every one of them holds.
+
+    Each remembers since when it holds or does not, by the wall clock `now`. Is a collector too:
+    its admin address exposes the conditions as `verihook_ready`. Any thread may ask or set.
+    """
+
+    def __init__(self, *conditions: str, now: Callable[[], float] = time.time) -> None:
+        self._now = now
+        self._lock = threading.Lock()
+        since = now()
+        self._state = {name: Condition(name, "not yet", since) for name in conditions}
 
     def set(self, condition: str, problem: str | None = None) -> None:
-        """Say that a condition holds (no problem) or what is wrong with it."""
-        self._state[condition] = problem or ""
+        """Say that a condition holds (no problem) or what is wrong with it.
+
+        Another problem of a condition that did not hold changes the text, not the time.
+        """
+        text = problem or ""
+        with self._lock:
+            before = self._state.get(condition)
+            if before is not None and before.problem == text:
+                return
+            same = before is not None and bool(before.problem) == bool(text)
+            since = before.since if before is not None and same else self._now()
+            self._state[condition] = Condition(condition, text, since)
 
     def problems(self) -> dict[str, str]:
         """Give each condition that does not hold, with what is wrong."""
-        return {name: problem for name, problem in self._state.items() if problem}
+        return {one.name: one.problem for one in self._conditions() if one.problem}
+
+    def lines(self) -> list[str]:
+        """Say of each condition whether it holds, or what is wrong, and since when."""
+        lines = []
+        for one in self._conditions():
+            since = datetime.fromtimestamp(one.since, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            seconds = max(0, int(self._now() - one.since))
+            held = f"{one.problem}, since {since} ({seconds} s)" if one.problem else ""
+            lines.append(f"{one.name}: {held or f'ok since {since}'}")
+        return lines
+
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        """Name what is exposed: a registry takes it once."""
+        return self.collect()
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """Give every condition as 1 or 0."""
+        family = GaugeMetricFamily(
+            "verihook_ready",
+            "Whether a condition of readiness holds (1) or not (0); /readyz?verbose on the same "
+            "address says what is wrong and since when.",
+            labels=("condition",),
+        )
+        for one in self._conditions():
+            family.add_metric((one.name,), 0.0 if one.problem else 1.0)
+        return (family,)
+
+    def _conditions(self) -> list[Condition]:
+        with self._lock:
+            return list(self._state.values())
 
 
 class Admin:
     """The admin address of one process: /metrics, /livez, /readyz; its own thread.
 
-    /livez never looks at Kafka: a restart does not mend a broker. /readyz?verbose names what
-    is not ready. `actions` are further POST paths, each answering with one line of text; they
-    are called in threads of this address, never two at once. A browser may not POST.
+    /livez never looks at Kafka: a restart does not mend a broker. /readyz says "ready" or "not
+    ready"; /readyz?verbose also names every condition and since when it holds or does not.
+    /metrics shows the registry and the conditions. `actions` are further POST paths, each
+    answering with one line of text; they are called in threads of this address, never two at
+    once. A browser may not POST.
     """
 
     def __init__(
@@ -196,6 +259,8 @@ class Admin:
                 f"cannot listen on {address} for metrics and health: {error.strerror}; "
                 "choose a free port"
             ) from error
+        with contextlib.suppress(ValueError):  # the registry has it already
+            registry.register(readiness)
         self.address = Address(address.host, self._server.server_address[1])
         self._thread = threading.Thread(
             target=self._server.serve_forever, name="admin", daemon=True
@@ -230,6 +295,8 @@ class _AdminServer(ThreadingHTTPServer):
 
     def server_bind(self) -> None:
         # The base class asks the resolver for the host's name here, which can hang for seconds.
+        # A process that starts again right away finds its port still held by answered scrapes.
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
         self.server_name = str(self.server_address[0])
@@ -260,7 +327,7 @@ class _Answering(BaseHTTPRequestHandler):
                 problems = self.server.readiness.problems()
                 text = "ready\n" if not problems else "not ready\n"
                 if "verbose" in query:
-                    text += "".join(f"{name}: {why}\n" for name, why in problems.items())
+                    text += "".join(f"{line}\n" for line in self.server.readiness.lines())
                 self._answer(503 if problems else 200, text.encode())
             case _ if path in self.server.actions:
                 self._answer(405, b"this is done by POST\n", allow="POST")

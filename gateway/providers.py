@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from gateway.delivery import CANARY
 from gateway.signatures import Key, Scheme, ecdsa
 from gateway.signatures.bearer import BearerToken
 from gateway.signatures.ecdsa import Ecdsa
@@ -235,7 +236,17 @@ PROVIDERS: Mapping[str, Provider] = {
     )
 }
 
-BUILT_IN: Mapping[str, Provider] = {}
+BUILT_IN: Mapping[str, Provider] = {
+    CANARY: Provider(
+        name=CANARY,
+        title="Canary",
+        # gateway/canary.py sends it; the time of sending stands in the signed body
+        scheme_of=_body_hmac(name="canary-hmac-sha256", header="x-verihook-canary"),
+        ordering_key=first_of("beat_id"),
+        kept_headers=("x-verihook-canary",),
+        body_limit=4 * KIB,
+    )
+}
 """What Verihook itself sends, to measure: never an analyst's business."""
 
 EVERY: Mapping[str, Provider] = {**PROVIDERS, **BUILT_IN}

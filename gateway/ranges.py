@@ -22,8 +22,11 @@ from confluent_kafka.admin import AdminClient, ListOffsetsResultInfo, OffsetSpec
 from gateway.kafka import MAY_NOT
 from gateway.process import ConfigurationError
 
-_LOOKUP_SECONDS = 10.0
+LOOKUP_SECONDS = 10.0
 _LOOKUP_PAUSE_SECONDS = 0.2
+_ANSWER_SECONDS = 5.0
+_REASON_SECONDS = 3.0
+"""How long a client of its own is listened to for why there is no answer."""
 SILENCE_SECONDS = 30.0
 """How long a partition that holds more may give nothing before a reader gives up."""
 _MOST_MESSAGES = 500
@@ -124,12 +127,12 @@ def find_ranges(
                 f"{topic} has no partition {number}; it has {len(partitions)}, counted from 0"
             )
     numbers = sorted(asked.offsets or partitions)
-    first = _log_offsets(admin, topic, numbers, OffsetSpec.earliest())  # type: ignore[no-untyped-call] # a classmethod without annotations
-    end = _log_offsets(admin, topic, numbers, OffsetSpec.latest())  # type: ignore[no-untyped-call] # a classmethod without annotations
+    first = _every_offset(admin, topic, numbers, OffsetSpec.earliest())  # type: ignore[no-untyped-call] # a classmethod without annotations
+    end = _every_offset(admin, topic, numbers, OffsetSpec.latest())  # type: ignore[no-untyped-call] # a classmethod without annotations
     for moment, bound in ((asked.since, first), (asked.until, end)):
         if moment is None:
             continue
-        at = _log_offsets(admin, topic, numbers, OffsetSpec.for_timestamp(moment))
+        at = _every_offset(admin, topic, numbers, OffsetSpec.for_timestamp(moment))
         for number in numbers:
             # negative: no record is that young
             bound[number] = end[number] if at[number] < 0 else min(at[number], end[number])
@@ -151,11 +154,9 @@ def partitions_of(
     us see it.
     """
     try:
-        known = client.list_topics(topic, timeout=_LOOKUP_SECONDS).topics[topic]
+        known = client.list_topics(topic, timeout=LOOKUP_SECONDS).topics[topic]
     except KafkaException as error:
-        raise ConfigurationError(f"Kafka does not answer at {config['bootstrap.servers']}") from (
-            error
-        )
+        raise ConfigurationError(silence(config)) from error
     if known.error is not None and known.error.code() in MAY_NOT:
         raise ConfigurationError(may_not_read(topic))
     if known.error is not None or not known.partitions:
@@ -170,41 +171,111 @@ def may_not_read(topic: str) -> str:
     return f"this client may not read {topic}; grant it Read on the topic"
 
 
-def _log_offsets(
+def silence(config: Mapping[str, Any], heard: Sequence[KafkaError] | None = None) -> str:
+    """Say in one sentence why Kafka gave no answer: it is silent, or will not have this client.
+
+    The reason is in what a client complained of meanwhile (its error_cb). Where nobody listened,
+    a client of its own is, for a few seconds.
+    """
+    servers = config["bootstrap.servers"]
+    for one in _complaints(config) if heard is None else heard:
+        if _is_reason(one):
+            return f"Kafka at {servers} cannot be used: {one.str()}"
+    return f"Kafka does not answer at {servers}"
+
+
+# librdkafka's own names for local errors begin with an underscore
+_REASONS: Sequence[int] = (KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError._RESOLVE)  # noqa: SLF001
+
+
+def _is_reason(error: KafkaError) -> bool:
+    # A broker that speaks no TLS where we do is told as a broken transport.
+    return error.code() in _REASONS or "SSL handshake failed" in error.str()
+
+
+def _complaints(config: Mapping[str, Any]) -> list[KafkaError]:
+    heard: list[KafkaError] = []
+    settings: dict[str, Any] = {"log_level": "0", **config, "error_cb": heard.append}
+    admin = AdminClient(settings)
+    end = time.monotonic() + _REASON_SECONDS
+    while time.monotonic() < end and not any(map(_is_reason, heard)):
+        admin.poll(_LOOKUP_PAUSE_SECONDS)
+    return heard
+
+
+def log_offsets(
+    admin: AdminClient,
+    partitions: Sequence[tuple[str, int]],
+    which: OffsetSpec,
+    timeout: float = _ANSWER_SECONDS,
+    *,
+    isolation: IsolationLevel = IsolationLevel.READ_COMMITTED,
+    troubles: list[KafkaError] | None = None,
+) -> dict[tuple[str, int], int]:
+    """Ask once where logs begin or end; partitions that give no answer are left out.
+
+    A log ends at its last stable offset, which an open transaction holds back. After a change of
+    leader the answer is FENCED_LEADER_EPOCH for ever unless the metadata is fetched anew
+    (librdkafka 2.16), so that the next question has an answer. What Kafka said instead of an
+    answer is added to `troubles`.
+    """
+    wanted = {TopicPartition(topic, number): which for topic, number in partitions}
+    offsets: dict[tuple[str, int], int] = {}
+    if not wanted:
+        return offsets
+    answers = admin.list_offsets(wanted, isolation_level=isolation, request_timeout=timeout)
+    heard: list[KafkaError] = [] if troubles is None else troubles
+    for asked, answer in answers.items():
+        try:
+            offset = told_offset(answer.result())
+        except KafkaException as error:
+            heard.append(error.args[0])
+        else:
+            if offset is not None:
+                offsets[asked.topic, asked.partition] = offset
+    for topic in sorted({topic for topic, _ in set(partitions) - offsets.keys()}):
+        try:
+            admin.list_topics(topic, timeout=timeout)
+        except KafkaException as error:
+            heard.append(error.args[0])
+            break  # nobody answers: the next topic would be waited for as long
+    return offsets
+
+
+def answered(
+    admin: AdminClient,
+    partitions: Sequence[tuple[str, int]],
+    which: OffsetSpec,
+    seconds: float | None = None,
+    *,
+    troubles: list[KafkaError] | None = None,
+) -> dict[tuple[str, int], int]:
+    """Ask where logs begin or end, again while some do not answer; those are left out then.
+
+    For a while a new topic refuses, as does a partition whose leader has changed. It takes
+    `seconds`, else LOOKUP_SECONDS, and at most as long again for the last question.
+    """
+    patience = LOOKUP_SECONDS if seconds is None else seconds
+    deadline = time.monotonic() + patience
+    found: dict[tuple[str, int], int] = {}
+    while True:
+        left = [one for one in partitions if one not in found]
+        found |= log_offsets(admin, left, which, patience, troubles=troubles)
+        if len(found) == len(partitions) or time.monotonic() >= deadline:
+            return found
+        time.sleep(_LOOKUP_PAUSE_SECONDS)
+
+
+def _every_offset(
     admin: AdminClient, topic: str, numbers: Sequence[int], which: OffsetSpec
 ) -> dict[int, int]:
-    """Ask one thing of every partition.
-
-    After a change of leader the first answer is a refusal, as it is for a while where a topic
-    was made just now.
-    """
-    found: dict[int, int] = {}
-    problem: KafkaException | None = None
-    end = time.monotonic() + _LOOKUP_SECONDS
-    while time.monotonic() < end:
-        question = {TopicPartition(topic, number): which for number in numbers}
-        answers = admin.list_offsets(
-            question,
-            isolation_level=IsolationLevel.READ_COMMITTED,
-            request_timeout=_LOOKUP_SECONDS,
-        )
-        for asked, answer in answers.items():
-            try:
-                offset = told_offset(answer.result())
-            except KafkaException as error:
-                problem = error
-            else:
-                if offset is not None:
-                    found[asked.partition] = offset
-        if len(found) == len(numbers):
-            return found
-        try:
-            admin.list_topics(topic, timeout=_LOOKUP_SECONDS)
-        except KafkaException as error:
-            problem = error
-        time.sleep(_LOOKUP_PAUSE_SECONDS)
-    name = problem.args[0].name() if problem is not None else "no answer"
-    raise ConfigurationError(f"{topic} does not say where its log begins and ends: {name}")
+    """Ask one thing of every partition; raise ConfigurationError if one gives no answer."""
+    troubles: list[KafkaError] = []
+    found = answered(admin, [(topic, number) for number in numbers], which, troubles=troubles)
+    if len(found) < len(numbers):
+        name = troubles[-1].name() if troubles else "no answer"
+        raise ConfigurationError(f"{topic} does not say where its log begins and ends: {name}")
+    return {number: offset for (_, number), offset in found.items()}
 
 
 def told_offset(answer: ListOffsetsResultInfo) -> int | None:

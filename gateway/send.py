@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from gateway.process import ConfigurationError
-from gateway.providers import PROVIDERS, Options, Provider
+from gateway.providers import EVERY, PROVIDERS, Options, Provider
 from gateway.signatures import Key
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -22,6 +22,8 @@ RUN_FILE = _ROOT / ".local" / "run.json"
 """What a running `make run` tells other programs."""
 _SECONDS = re.compile(r"[0-9]{1,9}")
 """A Retry-After of ours; a date is of whatever stands before the gateway."""
+_MOST_TEXT = 65_536
+"""Bytes of an answer that are read; the gateway's is one line."""
 
 
 Secret = str | Mapping[str, str]
@@ -48,6 +50,10 @@ class Answer(msgspec.Struct, frozen=True):
     status: int
     text: str
     retry_after: int | None = None
+
+
+class Unanswered(ConfigurationError):  # noqa: N818 - a state of the other side
+    """Nobody answers where a delivery should go."""
 
 
 def fixtures(provider: str | None = None) -> list[Fixture]:
@@ -131,7 +137,7 @@ def signed(
     options: Options = {},  # noqa: B006 - only read
 ) -> tuple[dict[str, str], bytes]:
     """Sign a delivery as the provider would, now; give the headers and the body to send."""
-    registered = PROVIDERS[provider]
+    registered = EVERY[provider]
     scheme = registered.scheme([signing_key(registered, secret)], options)
     proof = scheme.sign(body, time.time())
     return {**headers, **proof.headers}, proof.body
@@ -140,26 +146,35 @@ def signed(
 def post(url: str, headers: Mapping[str, str], body: bytes, timeout: float = 30.0) -> Answer:
     """POST a delivery, there and nowhere else: a redirect is an answer as any other.
 
-    Raises ConfigurationError if nobody answers there, or if it is no http or https URL.
+    Raises Unanswered if nobody answers there, ConfigurationError if it is no http or https URL.
     """
     opener = _opener(url)
     try:
         request = urllib.request.Request(url, data=body, headers=dict(headers), method="POST")  # noqa: S310 - _opener has no other scheme
         with opener.open(request, timeout=timeout) as response:
-            text = response.read().decode(errors="replace").strip()
+            body = response.read(_MOST_TEXT)
+            if response.length and len(body) < _MOST_TEXT:  # which only reading all would notice
+                raise http.client.IncompleteRead(body, response.length)
+            text = body.decode(errors="replace").strip()
             retry_after = (response.headers.get("Retry-After") or "").strip()
             seconds = int(retry_after) if _SECONDS.fullmatch(retry_after) else None
             return Answer(response.status, text, seconds)
     except http.client.InvalidURL as error:  # a space or a control character in it
         raise _unusable() from error
     except (OSError, http.client.HTTPException) as error:  # refused, reset, or gone in between
-        # Without the path, which may hold a path token.
-        origin = "{0.scheme}://{0.netloc}".format(urllib.parse.urlsplit(url))
-        raise ConfigurationError(
-            f"{origin} does not answer; is the gateway running there?"
-        ) from error
+        # Without the path, which may hold a path token, and without a password before the host.
+        parts = urllib.parse.urlsplit(url)
+        origin = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        raise Unanswered(f"{origin} does not answer; is the gateway running there?") from error
     except ValueError as error:  # a host or a path that cannot be encoded
         raise _unusable() from error
+
+
+def check_url(url: str) -> None:
+    """Raise ConfigurationError if `post` could not use this URL."""
+    _opener(url)
+    if not url.isascii() or not url.isprintable() or " " in url:
+        raise _unusable()
 
 
 def _opener(url: str) -> urllib.request.OpenerDirector:

@@ -8,7 +8,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 
 import confluent_kafka
 import msgspec
@@ -27,6 +28,7 @@ from gateway.process import (
     Admin,
     ConfigurationError,
     Readiness,
+    Sparing,
     end_with_parent,
     on_stop_signals,
     settle_memory,
@@ -34,6 +36,7 @@ from gateway.process import (
 from gateway.publish import Publisher
 from gateway.server import Webhooks
 from gateway.settings import Settings
+from gateway.statistics import ClientStatistics
 
 VERSION = "0.1.0"
 
@@ -41,6 +44,8 @@ _CONNECTIONS = 4096
 """Open connections granian takes at a time; it counts idle ones too (its own default is 128)."""
 _SPARE_FILES = 256
 _PROBE_SECONDS = 2.0
+_KAFKA_SECONDS = 1.0
+_UNREACHABLE_SECONDS = 15.0
 
 log = structlog.get_logger()
 
@@ -53,7 +58,8 @@ async def serve(
     if not shares_port:
         claim(settings.listen)
     metrics = GatewayMetrics(VERSION, confluent_kafka.libversion()[0])
-    readiness = Readiness("topics", "accepting")
+    metrics.retirements.use(endpoints.retires)
+    readiness = metrics.readiness
     admin = Admin(settings.admin_listen, metrics.registry, readiness)
     admin.start()
     stop = asyncio.Event()
@@ -67,25 +73,30 @@ async def serve(
         linger_ms=settings.tuning.linger_ms,
         max_in_flight=settings.tuning.max_in_flight,
     )
+    publisher.expect(_providers(endpoints))
     webhooks = Webhooks(endpoints.by_name, publisher, metrics, settings.tuning)
     server = _server(webhooks, settings.listen, settings.tuning.header_timeout)
     log.info("listening", webhooks=str(settings.listen), admin=str(admin.address), pid=os.getpid())
     serving = asyncio.ensure_future(server.serve())
     watching = asyncio.ensure_future(
-        _watch(settings, environ, endpoints, webhooks, readiness, metrics)
+        _watch(settings, environ, endpoints, webhooks, publisher, readiness, metrics)
     )
+    kafka = asyncio.ensure_future(_watch_kafka(publisher, readiness, metrics.statistics))
     bodies = asyncio.ensure_future(webhooks.watch_bodies())
     stopping = asyncio.ensure_future(stop.wait())
     settle_memory()
     try:
-        await asyncio.wait({serving, watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (watching, serving):
+        await asyncio.wait(
+            {serving, watching, kafka, stopping}, return_when=asyncio.FIRST_COMPLETED
+        )
+        for task in (watching, kafka, serving):
             if task.done():
                 task.result()  # raises why it ended
                 raise ConfigurationError("the HTTP server ended by itself; see the lines before")
     finally:
         readiness.set("accepting", "shutting down")
         watching.cancel()
+        kafka.cancel()
         stopping.cancel()
         left = await _drained(webhooks, publisher, settings.tuning.drain_timeout)
         server.stop()  # type: ignore[no-untyped-call]  # granian types it not
@@ -112,12 +123,14 @@ async def _watch(
     environ: Mapping[str, str],
     endpoints: Endpoints,
     webhooks: Webhooks,
+    publisher: Publisher,
     readiness: Readiness,
     metrics: GatewayMetrics,
 ) -> None:
     """Open once the topics grant what they must, then take over every change of the secrets."""
     await _topics_granted(settings, endpoints, readiness)
     webhooks.open()
+    readiness.set("kafka")  # it has just answered; from here on _watch_kafka says
     readiness.set("topics")
     readiness.set("accepting")
     log.info("ready", endpoints=sorted(endpoints.by_name))
@@ -143,20 +156,57 @@ async def _watch(
         endpoints, before = loaded, None
         # Times from before the load where known, so that a write meanwhile is a change.
         seen = {path: looked.get(path, now) for path, now in loaded.modified().items()}
+        publisher.expect(_providers(endpoints))
         webhooks.use(endpoints.by_name)
+        metrics.retirements.use(endpoints.retires)
         metrics.reloads.labels("ok").inc()
         log.info("reloaded", endpoints=sorted(endpoints.by_name))
 
 
+async def _watch_kafka(
+    publisher: Publisher,
+    readiness: Readiness,
+    statistics: ClientStatistics,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Say again and again whether the producer could store a delivery; needs no traffic for it.
+
+    Seen with librdkafka 2.16 and Apache Kafka 4.3: an idle producer keeps its connection up. Where
+    the broker closes it for idleness, the producer is back within some 4 s by itself, and so it is
+    after an outage; 15 s without any connection are an outage. A broker that hangs loses its
+    connection by the first delivery it does not answer; without deliveries it goes unseen for
+    minutes, until the producer asks it for metadata.
+    """
+    up_at = clock()
+    while True:
+        await asyncio.sleep(_KAFKA_SECONDS)
+        now = clock()
+        if "topics" in readiness.problems():
+            up_at = now
+            continue  # until they are granted, that says it
+        report = statistics.report("producer")
+        if report is not None and report.up:
+            up_at = now
+        problem = None
+        if now - up_at >= _UNREACHABLE_SECONDS:
+            problem = "no broker is reachable"
+        elif publisher.is_full:
+            problem = "as many deliveries wait for Kafka as may (GATEWAY_MAX_IN_FLIGHT)"
+        readiness.set("kafka", problem)
+
+
 async def _topics_granted(settings: Settings, endpoints: Endpoints, readiness: Readiness) -> None:
     """Wait until Kafka answers and every raw topic is as durable and as large as it must be."""
+    sparing = Sparing()
     while True:
         try:
             problem = await asyncio.to_thread(_topics_problem, settings, endpoints)
         except ClusterUnreachable as error:
             why = f"Kafka does not answer at {settings.kafka['bootstrap.servers']}: {error}"
             readiness.set("topics", why)
-            log.warning("waiting", why=why)
+            held = sparing.admit("waiting", time.monotonic())
+            if held is not None:
+                log.warning("waiting", why=why, held_back=held)
             await asyncio.sleep(_PROBE_SECONDS)
             continue
         if problem is not None:
@@ -170,9 +220,12 @@ def _topics_problem(settings: Settings, endpoints: Endpoints) -> str | None:
         min_insync_replicas=1 if settings.tuning.single_copy else 2,
         log_append_time=True,
     )
-    providers = {endpoint.provider.name for endpoint in endpoints.by_name.values()}
-    topics = {raw_topic(name, settings.topic_prefix): needs for name in sorted(providers)}
+    topics = {raw_topic(name, settings.topic_prefix): needs for name in _providers(endpoints)}
     return topic_problem(settings.kafka, topics)
+
+
+def _providers(endpoints: Endpoints) -> list[str]:
+    return sorted({endpoint.provider.name for endpoint in endpoints.by_name.values()})
 
 
 def _server(webhooks: Webhooks, listen: Address, header_timeout: float) -> Server:

@@ -5,7 +5,7 @@ import hmac
 import itertools
 import os
 import time
-from collections.abc import Awaitable, Iterator, Mapping
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -14,7 +14,7 @@ from granian.rsgi import HTTPProtocol, ProtocolClosed, ProtocolError, Scope
 
 from gateway.headers import Headers
 from gateway.heavy import Elsewhere
-from gateway.metrics import EndpointMetrics, GatewayMetrics
+from gateway.metrics import UNKNOWN, EndpointMetrics, GatewayMetrics
 from gateway.process import Sparing, raised_at
 from gateway.receive import Endpoint, receive
 from gateway.rejections import (
@@ -87,7 +87,6 @@ class Webhooks:
         self._endpoints: Mapping[str, Endpoint] = {}
         self._of: dict[str, EndpointMetrics] = {}
         self.use(endpoints)
-        metrics.in_progress.set_function(lambda: float(self._in_progress))
 
     def use(self, endpoints: Mapping[str, Endpoint]) -> None:
         """Answer for these endpoints from the next request on."""
@@ -98,6 +97,7 @@ class Webhooks:
                 endpoint.provider.name,
                 endpoint.scheme.key_ids,
                 endpoint.scheme.names,
+                endpoint.provider.refusal_status,
             )
         self._endpoints = endpoints
         self._elsewhere.keep(endpoints)
@@ -122,38 +122,47 @@ class Webhooks:
         """Answer one request, whatever happens."""
         began = time.perf_counter()
         delivery_id = f"{self._process_id}{next(self._numbers):016x}"
+        parts = scope.path.split("/")
+        name = self._named(parts)
+        # Held to the end: a reload meanwhile may drop the endpoint, or the key that verifies.
+        metrics = self._of.get(name, self._metrics.of_unknown)
+        metrics.in_progress.value += 1
         self._in_progress += 1
         self._idle.clear()
         try:
-            status, headers, text = await self._answer(scope, proto, delivery_id, began)
+            answer = await self._answer(scope, parts, proto, delivery_id, metrics)
+            status, headers, text = answer
+            series = metrics.stored_seconds if answer is _STORED else metrics.other_seconds
+            series.observe(time.perf_counter() - began)
             proto.response_str(status, headers, text)
         finally:
+            metrics.in_progress.value -= 1
             self._in_progress -= 1
             if not self._in_progress:
                 self._idle.set()
 
     async def _answer(
-        self, scope: Scope, proto: HTTPProtocol, delivery_id: str, began: float
+        self,
+        scope: Scope,
+        parts: Sequence[str],
+        proto: HTTPProtocol,
+        delivery_id: str,
+        metrics: EndpointMetrics,
     ) -> Answer:
         endpoint: Endpoint | None = None
         try:
-            endpoint = self._route(scope)
-            answer = await self._accepted(endpoint, scope, proto, delivery_id)
-            result = "stored" if answer is _STORED else "ignored"
-            self._of[endpoint.name].ended(result, 200)
+            endpoint = self._route(scope, parts)
+            answer = await self._accepted(endpoint, scope, proto, delivery_id, metrics)
+            ended = metrics.stored if answer is _STORED else metrics.ended("ignored", 200)
+            ended.value += 1
         except Rejection as rejection:
-            answer = self._refusal(rejection, endpoint, scope, delivery_id)
+            return self._refusal(rejection, endpoint, metrics, delivery_id)
         except Exception as error:  # noqa: BLE001 - the second of two: one request
-            # The sender learns nothing of it, the log neither its text nor locals.
-            name, place = type(error).__name__, raised_at(error)
-            log.error("unforeseen", delivery_id=delivery_id, error=name, raised_at=place)  # noqa: TRY400
-            answer = self._refusal(Rejection(UNFORESEEN), endpoint, scope, delivery_id)
-        if endpoint is not None:
-            self._of[endpoint.name].duration.observe(time.perf_counter() - began)
+            self._tell_unforeseen(error, metrics.endpoint, delivery_id)
+            return self._refusal(Rejection(UNFORESEEN), endpoint, metrics, delivery_id)
         return answer
 
-    def _route(self, scope: Scope) -> Endpoint:
-        parts = scope.path.split("/")
+    def _route(self, scope: Scope, parts: Sequence[str]) -> Endpoint:
         if len(parts) not in {3, 4} or parts[1] != "webhooks":
             raise Rejection(UNKNOWN_ENDPOINT, "the path is not /webhooks/<endpoint>")
         endpoint = self._endpoints.get(parts[2])
@@ -171,12 +180,15 @@ class Webhooks:
         return endpoint
 
     async def _accepted(
-        self, endpoint: Endpoint, scope: Scope, proto: HTTPProtocol, delivery_id: str
+        self,
+        endpoint: Endpoint,
+        scope: Scope,
+        proto: HTTPProtocol,
+        delivery_id: str,
+        metrics: EndpointMetrics,
     ) -> Answer:
         if self._closed is not None:
             raise Rejection(self._closed)
-        # Taken before anything is waited for: a reload meanwhile may drop the key that verifies.
-        metrics = self._of[endpoint.name]
         headers = Headers(scope.headers.items(), _names(scope))
         limit = min(endpoint.provider.body_limit, self._tuning.body_limit)
         declared = _declared(headers, limit)
@@ -197,9 +209,9 @@ class Webhooks:
             self._body_bytes -= len(body)
         metrics.body_bytes.observe(len(body))
         provenance = received.provenance
-        metrics.key_used[provenance.key_id, provenance.scheme].inc()
+        metrics.key_used[provenance.key_id, provenance.scheme].value += 1
         if provenance.freshness == "stale":
-            metrics.stale.inc()
+            metrics.stale.value += 1
         return _STORED
 
     async def _body(self, proto: HTTPProtocol, declared: int | None, limit: int) -> bytes:
@@ -280,17 +292,34 @@ class Webhooks:
                 held_back=held,
             )
 
+    def _tell_unforeseen(self, error: Exception, endpoint: str, delivery_id: str) -> None:
+        # The sender learns nothing of it, the log neither its text nor locals.
+        name, place = type(error).__name__, raised_at(error)
+        held = self._sparing.admit(f"{endpoint} {name} {place}", time.monotonic())
+        if held is not None:
+            log.error(
+                "unforeseen",
+                endpoint=endpoint,
+                error=name,
+                raised_at=place,
+                delivery_id=delivery_id,
+                held_back=held,
+            )
+
     def _refusal(
-        self, rejection: Rejection, endpoint: Endpoint | None, scope: Scope, delivery_id: str
+        self,
+        rejection: Rejection,
+        endpoint: Endpoint | None,
+        metrics: EndpointMetrics,
+        delivery_id: str,
     ) -> Answer:
         reason = rejection.reason
-        name = endpoint.name if endpoint is not None else self._named(scope)
-        metrics = self._of.get(name, self._metrics.of_unknown)
+        name = metrics.endpoint
         status = reason.status
         if reason.provider_decides and endpoint is not None:
             status = endpoint.provider.refusal_status or status
-        metrics.ended(reason.result, status)
-        metrics.rejections[reason.label].inc()
+        metrics.ended(reason.result, status).value += 1
+        metrics.rejections[reason.label].value += 1
         held = self._sparing.admit(f"{name} {reason.label}", time.monotonic())
         if held is not None:
             log.warning(
@@ -313,11 +342,10 @@ class Webhooks:
         text = "not found" if status == 404 else reason.label
         return status, headers, f"{text}\n"
 
-    def _named(self, scope: Scope) -> str:
-        """Give the endpoint a refused path names, if it is one of ours, for the counters."""
-        parts = scope.path.split("/", 3)
+    def _named(self, parts: Sequence[str]) -> str:
+        """Give the endpoint a path names, if it is one of ours, for the counters."""
         ours = len(parts) > 2 and parts[1] == "webhooks" and parts[2] in self._endpoints
-        return parts[2] if ours else "unknown"
+        return parts[2] if ours else UNKNOWN
 
 
 def _names(scope: Scope) -> Iterator[str]:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
+from typing import Annotated
 
 import msgspec
 from prometheus_client import CollectorRegistry
@@ -19,42 +20,47 @@ _KEPT_SECONDS = 3 * STATISTICS_SECONDS
 """A report older than this says nothing about now."""
 _UP = "UP"
 
+_Number = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+"""What fits an exposed number; without bounds an integer may be as long as its text."""
+
 
 class _RoundTrip(msgspec.Struct, frozen=True):
     """Microseconds, over the requests answered since the last report; `cnt` of them."""
 
-    avg: int = 0
-    p99: int = 0
-    cnt: int = 0
+    avg: _Number = 0
+    p99: _Number = 0
+    cnt: _Number = 0
 
 
 class _Broker(msgspec.Struct, frozen=True):
-    nodeid: int = -1
+    nodeid: _Number = -1
     source: str = ""
     state: str = ""
-    txretries: int = 0
-    req_timeouts: int = 0
-    txerrs: int = 0
-    rxerrs: int = 0
+    txretries: _Number = 0
+    req_timeouts: _Number = 0
+    txerrs: _Number = 0
+    rxerrs: _Number = 0
     rtt: _RoundTrip = _RoundTrip()
 
 
 class _Group(msgspec.Struct, frozen=True):
-    rebalance_cnt: int = 0
+    rebalance_cnt: _Number = 0
 
 
 class Report(msgspec.Struct, frozen=True):
     """One report, of which only what is exposed is read; the rest is passed over undecoded."""
 
-    msg_cnt: int = 0
-    msg_max: int = 0
+    msg_cnt: _Number = 0
+    msg_max: _Number = 0
     brokers: dict[str, _Broker] = {}
     cgrp: _Group | None = None
 
     @property
     def nodes(self) -> list[_Broker]:
         """The brokers of the cluster: neither bootstrap addresses nor the logical coordinator."""
-        return [one for one in self.brokers.values() if one.nodeid >= 0 and one.source == "learned"]
+        brokers = self.brokers.values()
+        learned = [one for one in brokers if one.nodeid >= 0 and one.source == "learned"]
+        return list({one.nodeid: one for one in learned}.values())
 
     @property
     def up(self) -> int:
@@ -93,8 +99,8 @@ class ClientStatistics(Collector):
         """Take a client's report; one that cannot be read counts as none."""
         try:
             report = _DECODER.decode(text)
-        except (msgspec.DecodeError, UnicodeEncodeError):
-            return
+        except (msgspec.DecodeError, UnicodeError, TypeError, RecursionError):
+            return  # what is raised here would leave the client's poll
         with self._lock:
             self._reports[client] = (self._clock(), report)
 
@@ -136,17 +142,17 @@ class ClientStatistics(Collector):
         )
         retries = CounterMetricFamily(
             "verihook_kafka_request_retries_total",
-            "Requests a client had to send again; begins anew with a new client.",
+            "Requests a client had to send again; may begin anew, as a connection does.",
             labels=("client",),
         )
         timeouts = CounterMetricFamily(
             "verihook_kafka_request_timeouts_total",
-            "Requests no broker answered in time; begins anew with a new client.",
+            "Requests no broker answered in time; may begin anew, as a connection does.",
             labels=("client",),
         )
         errors = CounterMetricFamily(
             "verihook_kafka_request_errors_total",
-            "Requests and answers lost to errors of the connection; begins anew with a new client.",
+            "Requests and answers lost to errors of the connection; may begin anew, as it does.",
             labels=("client",),
         )
         rebalances = CounterMetricFamily(

@@ -13,6 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -96,8 +98,9 @@ def measure(pid: int, port: int) -> tuple[float, float, float, float]:
     )
 
 
-def main() -> None:
-    """Print the table."""
+@contextmanager
+def running() -> Iterator[tuple[Process, int, subprocess.Popen[bytes], int]]:
+    """Give a warm gateway and the floor, each with its port, on a processor of their own."""
     processors = sorted(os.sched_getaffinity(0))
     others, ours = processors[:1], processors[-1:]
     os.sched_setaffinity(0, others)  # this client and Kafka, which inherits it
@@ -123,15 +126,22 @@ def main() -> None:
                     os.sched_setaffinity(int(thread.name), ours)
             measure(gateway.popen.pid, port)  # warm
             measure(floor.pid, floor_port)
-            rounds = [
-                (measure(floor.pid, floor_port), measure(gateway.popen.pid, port))
-                for _ in range(ROUNDS)
-            ]
-            memory = resident_mb(gateway.popen.pid)
+            yield gateway, port, floor, floor_port
         finally:
             gateway.stop()
             floor.kill()
             floor.wait()
+            os.sched_setaffinity(0, processors)
+
+
+def main() -> None:
+    """Print the table."""
+    with running() as (gateway, port, floor, floor_port):
+        rounds = [
+            (measure(floor.pid, floor_port), measure(gateway.popen.pid, port))
+            for _ in range(ROUNDS)
+        ]
+        memory = resident_mb(gateway.popen.pid)
     print(
         f"gateway, {len(BODY):,}-byte body, {CONNECTIONS} connections, {ROUNDS} rounds of "
         f"{DELIVERIES:,}; python {platform.python_version()}, granian {version('granian')}, "

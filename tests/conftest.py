@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 from consumers.identity import Keys
 from deploy.kafka import Kafka, temporary_kafka
 from deploy.topics import Cluster, plan, single_copy, wanted_topics
-from gateway.providers import PROVIDERS
+from gateway.providers import BUILT_IN, PROVIDERS
 
 EVENT_KEY = "event-key-of-the-tests-0123456789abcdef"
 SUBJECT_KEY = "subject-key-of-the-tests-0123456789abcdef"
@@ -41,17 +41,21 @@ def kafka() -> Iterator[Kafka]:
         yield running
 
 
-def make_topics(servers: str, **overrides: object) -> SimpleNamespace:
-    """Create the topics of a deployment of their own; give its prefix and addresses."""
+def make_topics(servers: str, *, canary: bool = False, **overrides: object) -> SimpleNamespace:
+    """Create the topics of a deployment of their own, the canary's only where they are asked for.
+
+    Gives its prefix and addresses.
+    """
     prefix = f"t{os.getpid()}-{next(_numbers)}."
     cluster = Cluster({"bootstrap.servers": servers})
     few = {"raw.partitions": 4} | overrides  # topics of 12 partitions take seconds to create
     texts = [*single_copy(), *(f"{kind}={value}" for kind, value in few.items())]
-    wanted = wanted_topics(sorted(PROVIDERS), prefix, overrides=texts)
+    names = [*PROVIDERS, *(BUILT_IN if canary else ())]
+    wanted = wanted_topics(names, prefix, overrides=texts)
     existing = cluster.existing([topic.name for topic in wanted])
     left = cluster.apply(plan(wanted, existing), grow=False, say=lambda _text: None)
     assert not left
-    return SimpleNamespace(prefix=prefix, bootstrap=servers)
+    return SimpleNamespace(prefix=prefix, bootstrap=servers, canary=canary)
 
 
 @pytest.fixture

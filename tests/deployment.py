@@ -16,7 +16,13 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from deploy.child import Child, free_port
-from deploy.endpoints import ENDPOINTS, endpoint_for, make_endpoint, write_endpoints
+from deploy.endpoints import (
+    CANARY_ENDPOINT,
+    ENDPOINTS,
+    endpoint_for,
+    make_endpoint,
+    write_endpoints,
+)
 from gateway.delivery import output_topic, raw_topic
 from gateway.send import Fixture, post, signed
 from tests.conftest import EVENT_KEY, SUBJECT_KEY
@@ -128,7 +134,8 @@ class Deployment:
         self.prefix = topics.prefix
         self.bootstrap = topics.bootstrap
         self.folder = folder
-        self.made = {one.name: make_endpoint(one) for one in ENDPOINTS}
+        known = [*ENDPOINTS, *([CANARY_ENDPOINT] if getattr(topics, "canary", False) else [])]
+        self.made = {one.name: make_endpoint(one) for one in known}
         self.processes: list[Process] = []
         self.url = ""
 
@@ -167,6 +174,18 @@ class Deployment:
         command = ["consumers", "run", provider, *arguments]
         return self._start(command, settings | environ, admin, ready=ready, tree=tree)
 
+    def prober(self, *, ready: bool = False, **environ: str) -> Process:
+        """Start the canary's prober; it is ready once a beat of its own was seen."""
+        admin = free_port()
+        made = self.made["canary"]
+        settings = {
+            "CANARY_URL": f"{self.url}/webhooks/{made.path}",
+            "CANARY_SECRET": made.held,
+            "CANARY_INTERVAL": "1",
+            "CANARY_ADMIN_LISTEN": f"127.0.0.1:{admin}",
+        }
+        return self._start(["gateway", "canary"], settings | environ, admin, ready=ready)
+
     def _start(self, command, environ, admin, *, ready=True, tree=ROOT) -> Process:
         log = self.folder / f"{len(self.processes)}-{'-'.join(command[:3])}.log"
         process = Process(command, self.environ(**environ), admin, log, tree)
@@ -193,9 +212,9 @@ class Deployment:
         """Read a raw topic."""
         return self.read(raw_topic(provider, self.prefix), count)
 
-    def events(self, count: int | None = None) -> list:
-        """Read the output topic."""
-        return self.read(output_topic(self.prefix), count)
+    def events(self, count: int | None = None, provider: str = "") -> list:
+        """Read the output topic; the canary has one of its own."""
+        return self.read(output_topic(self.prefix, provider), count)
 
     def close(self) -> None:
         """Stop everything, gateways first."""

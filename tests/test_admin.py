@@ -3,7 +3,7 @@
 import http.client
 
 import pytest
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from gateway.process import Address, Admin, ConfigurationError, Readiness
 
@@ -57,7 +57,7 @@ def test_pages_are_read(admin, readiness):
     assert "told_total 3.0" in ask(admin, "GET", "/metrics")[1]
     assert ask(admin, "GET", "/livez") == (200, "live\n", None)
     assert ask(admin, "GET", "/readyz") == (503, "not ready\n", None)
-    assert ask(admin, "GET", "/readyz?verbose")[1] == "not ready\ntopics: not yet\n"
+    assert ask(admin, "GET", "/readyz?verbose")[1].startswith("not ready\ntopics: not yet, since ")
     readiness.set("topics")
     assert ask(admin, "GET", "/readyz") == (200, "ready\n", None)
     assert ask(admin, "GET", "/")[0] == 404
@@ -102,6 +102,91 @@ def test_without_actions_there_are_none(registry, readiness):
     running.start()
     assert ask(running, "POST", "/resume") == (404, "here one can POST to nothing\n", None)
     running.close()
+
+
+class Clock:
+    """A wall clock that goes as told."""
+
+    def __init__(self):
+        self.seconds = 1_790_000_000.5
+
+    def __call__(self):
+        return self.seconds
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+def test_every_condition_says_since_when(clock):
+    """Also when all is well; the words of a problem may change without its time."""
+    conditions = Readiness("topics", "kafka", now=clock)
+    assert conditions.lines() == [
+        "topics: not yet, since 2026-09-21T14:13:20Z (0 s)",
+        "kafka: not yet, since 2026-09-21T14:13:20Z (0 s)",
+    ]
+    clock.seconds += 10
+    conditions.set("topics")
+    conditions.set("kafka", "the broker is away")
+    clock.seconds += 32
+    conditions.set("topics")
+    conditions.set("kafka", "no broker is reachable")
+    assert conditions.lines() == [
+        "topics: ok since 2026-09-21T14:13:30Z",
+        "kafka: no broker is reachable, since 2026-09-21T14:13:20Z (42 s)",
+    ]
+    assert conditions.problems() == {"kafka": "no broker is reachable"}
+    conditions.set("kafka")
+    assert conditions.problems() == {}
+    assert conditions.lines()[1] == "kafka: ok since 2026-09-21T14:14:02Z"
+    clock.seconds += 5
+    conditions.set("kafka", "gone again")
+    clock.seconds -= 60  # a wall clock may be set back
+    assert conditions.lines()[1] == "kafka: gone again, since 2026-09-21T14:14:07Z (0 s)"
+
+
+def test_a_condition_that_was_not_named_counts_from_when_it_is_set(clock):
+    """What is said first of it is the beginning."""
+    conditions = Readiness(now=clock)
+    clock.seconds += 1
+    conditions.set("late", "not there")
+    assert conditions.lines() == ["late: not there, since 2026-09-21T14:13:21Z (0 s)"]
+    assert conditions.problems() == {"late": "not there"}
+
+
+def test_readiness_is_a_page_and_a_metric():
+    """What holds is 1 and what does not is 0, on every process's page, and the pages agree."""
+    conditions = Readiness("topics", "kafka")
+    running = Admin(Address("127.0.0.1", 0), CollectorRegistry(), conditions)
+    running.start()
+    try:
+        conditions.set("topics")
+        assert ask(running, "GET", "/readyz")[:2] == (503, "not ready\n")
+        page = ask(running, "GET", "/metrics")[1]
+        assert 'verihook_ready{condition="topics"} 1.0' in page
+        assert 'verihook_ready{condition="kafka"} 0.0' in page
+        conditions.set("kafka")
+        status, text, _ = ask(running, "GET", "/readyz?verbose")
+        assert status == 200
+        first, *others = text.splitlines()
+        assert first == "ready"
+        assert [line.partition(" since ")[0] for line in others] == ["topics: ok", "kafka: ok"]
+        assert 'verihook_ready{condition="kafka"} 1.0' in ask(running, "GET", "/metrics")[1]
+    finally:
+        running.close()
+
+
+def test_a_registry_that_shows_readiness_shows_it_once():
+    """A page with one metric twice is refused by Prometheus, whole."""
+    registry, conditions = CollectorRegistry(), Readiness("topics")
+    Gauge("verihook_ready", "Ready.", ("condition",), registry=registry).labels("topics").set(1)
+    running = Admin(Address("127.0.0.1", 0), registry, conditions)
+    running.start()
+    try:
+        assert ask(running, "GET", "/metrics")[1].count("# TYPE verihook_ready gauge") == 1
+    finally:
+        running.close()
 
 
 def test_a_taken_port_is_one_sentence(admin, registry, readiness):

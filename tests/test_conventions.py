@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from consumers.normalizers import NORMALIZERS
+from consumers.normalizers import BUILT_IN as BUILT_IN_NORMALIZERS
+from consumers.normalizers import EVERY, NORMALIZERS
 from deploy.local import FIRST_CONSUMER_ADMIN_PORT
-from gateway.providers import PROVIDERS
+from gateway.providers import BUILT_IN, PROVIDERS
 from gateway.send import FIXTURES, fixtures
 from tests.senders import SENDERS
 
@@ -46,6 +47,15 @@ def test_register_table_and_fixtures_name_the_same_providers():
         assert provider.name == name
         assert re.fullmatch(r"[a-z]+", name)
         assert fixtures(name), f"{name} has no fixture"
+
+
+def test_what_is_built_in_is_no_platform():
+    """The canary is known to both sides by one name, and is neither in the fixtures nor a platform."""
+    assert set(BUILT_IN) == set(BUILT_IN_NORMALIZERS) == {"canary"}
+    assert not set(BUILT_IN) & set(PROVIDERS)
+    for name, provider in BUILT_IN.items():
+        assert provider.name == name
+        assert not (FIXTURES / name).exists()
 
 
 @pytest.mark.parametrize("provider", list(PROVIDERS.values()), ids=lambda one: one.name)
@@ -100,7 +110,7 @@ def test_the_loop_knows_no_kafka_client_and_the_pure_part_no_world():
         *(f"gateway/signatures/{path.name}" for path in (ROOT / "gateway/signatures").glob("*.py")),
         "consumers/worker.py", "consumers/contract.py", "consumers/fate.py", "consumers/event.py",
         "consumers/identity.py", "consumers/failures.py", "consumers/codec.py",
-        *(f"consumers/normalizers/{name}.py" for name in NORMALIZERS),
+        *(f"consumers/normalizers/{name}.py" for name in EVERY),
     )  # fmt: skip
     world = {"socket", "confluent_kafka", "granian", "asyncio", "subprocess", "urllib.request"}
     for name in pure:

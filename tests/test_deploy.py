@@ -17,6 +17,7 @@ import msgspec
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
+from consumers.normalizers import EVERY as EVERY_NORMALIZER
 from consumers.normalizers import NORMALIZERS, veriff
 from deploy import environment as environment_module
 from deploy import kafka as kafka_module
@@ -44,7 +45,7 @@ from deploy.topics import (
 )
 from gateway.delivery import DEAD_MESSAGE_BYTES, OUTPUT_MESSAGE_BYTES, RAW_MESSAGE_BYTES
 from gateway.kafka import Retention, TopicNeeds, topic_problem
-from gateway.process import ConfigurationError
+from gateway.process import Address, ConfigurationError
 from gateway.providers import PROVIDERS
 from gateway.send import fixture, fixtures, post, signed
 from tests.conftest import EVENT_KEY, SUBJECT_KEY
@@ -113,6 +114,23 @@ def test_fitting_environment_is_left_alone(checkout, monkeypatch):
     monkeypatch.setattr(subprocess, "run", None)
     monkeypatch.setattr(subprocess, "Popen", None)
     made.prepare()
+
+
+def test_a_further_extra_is_installed_once(checkout, monkeypatch):
+    """What only one command needs is asked for by name, and then stands beside the rest."""
+    made = fit(checkout)
+    (checkout / "pyproject.toml").write_text(
+        (checkout / "pyproject.toml").read_text()
+        + '\n[project.optional-dependencies]\nmore = ["a"]\n'
+    )
+    installed = []
+    monkeypatch.setattr(made, "_install", lambda wanted, _log: installed.append(wanted))
+    made.prepare("more")
+    made.prepare("more")
+    made.prepare()
+    assert installed == [["a"]]
+    with pytest.raises(CannotPrepare, match="there is no extra mor; there are more"):
+        made.prepare("mor")
 
 
 @pytest.mark.parametrize("state", ["incomplete", "3.2 " + "0" * 64])
@@ -438,6 +456,26 @@ def test_topics_beside_a_raw_topic_are_partitioned_and_kept_with_it():
             assert topic.config["segment.ms"] == str(DAY)
     assert wanted["p.seen.veriff"].config["retention.ms"] == str(10 * DAY)
     assert wanted["p.ledger.veriff"].config["retention.ms"] == str(16 * DAY)
+
+
+def test_the_canarys_topics_are_small_whatever_is_said_of_the_others():
+    """One partition and a day or three, an output of its own; copies as all topics have."""
+    given = [*single_copy(), "raw.partitions=36", "events.partitions=24", "dlq.partitions=6"]
+    given += ["raw.retention.ms=-1", "dlq.retention.ms=9", f"events.retention.ms={90 * DAY}"]
+    given += ["seen.partitions=36"]
+    wanted = {topic.name: topic for topic in wanted_topics(EVERY_NORMALIZER, "p.", overrides=given)}
+    kept = {"p.raw.canary": 1, "p.dlq.canary": 1, "p.seen.canary": 3, "p.ledger.canary": 3}
+    kept |= {"p.verification.canary": 1}
+    assert len(wanted) == 4 * len(NORMALIZERS) + 1 + len(kept)
+    for name, days in kept.items():
+        topic = wanted[name]
+        assert (topic.partitions, topic.replication) == (1, 1), name
+        assert topic.config["min.insync.replicas"] == "1"
+        assert int(topic.config["retention.ms"]) == days * DAY, name
+    assert wanted["p.verification.events"].config["retention.ms"] == str(90 * DAY)
+    assert wanted["p.raw.veriff"].partitions == 36
+    longer = {topic.name: topic for topic in wanted_topics(["canary"], "", days=30)}
+    assert longer["seen.canary"].config["retention.ms"] == str(32 * DAY)
 
 
 def beside(*overrides: str, **keyed: object) -> list[Topic]:
@@ -1053,10 +1091,16 @@ def test_make_run_can_be_used_and_stops_in_order(copy):
     process = copy.start()
     running = copy.running(process)
     assert stat.S_IMODE(copy.run_file.stat().st_mode) == 0o600
-    assert set(running) == {"bootstrap", "topic_prefix", "urls", "secrets", "metrics", "pids"}
+    assert set(running) == {
+        *("bootstrap", "topic_prefix", "urls", "secrets", "metrics", "watch", "pids"),
+    }
     assert running["topic_prefix"] == "demo."
     assert set(running["urls"]) == set(running["secrets"]) == {end.name for end in ENDPOINTS}
     assert set(running["metrics"]) == {"gateway", *PROVIDERS}
+    assert set(running["watch"]) == {"exporter", "canary", "canary-consumer"}
+    assert {*running["metrics"], *running["watch"]} <= set(running["pids"])
+    for url in running["watch"].values():
+        until(lambda url=url: local._get(url)[0] == 200, f"{url} is served")
     for found in {endpoint_for(one).name: one for one in fixtures()}.values():
         name = endpoint_for(found).name
         secret = running["secrets"][name]
@@ -1105,10 +1149,71 @@ def test_reader_that_goes_away_ends_make_run_without_a_traceback(copy):
     assert not any(runs(pid) for pid in running["pids"].values())
 
 
+@pytest.fixture
+def pipeline(tmp_path, monkeypatch):
+    """A pipeline that keeps nothing in this checkout, and has topics of its own."""
+    from rich.console import Console
+
+    for name, place in {"RUN_FILE": "run.json", "SECRETS": "secrets", "LOGS": "logs"}.items():
+        monkeypatch.setattr(local, name, tmp_path / place)
+    monkeypatch.setattr(local, "PREFIX", "handled.")
+
+    def made(bootstrap: str = "127.0.0.1:1", **settings: str) -> local.Pipeline:
+        environ = {**os.environ, "KAFKA_BOOTSTRAP_SERVERS": bootstrap}
+        return local.Pipeline(environ, Console(quiet=True), settings=settings)
+
+    return made
+
+
+@pytest.mark.kafka
+def test_a_program_can_handle_the_pipeline(kafka, pipeline):
+    """It sets variables, takes a consumer away and back, rotates a secret, and knows every address."""
+    given = {"GATEWAY_RELOAD_INTERVAL": "0.2", "CANARY_INTERVAL": "1"}
+    with pipeline(kafka.bootstrap, **given) as running:
+        running.start()
+        scraped = (ROOT / "deploy/prometheus/prometheus.yml").read_text()
+        assert all(f" 127.0.0.1:{port}" in scraped for port in running.scraped)
+        assert len(running.scraped) == len(PROVIDERS) + 4
+        first = running.running.pids["veriff"]
+        running.stop_consumer("veriff")
+        assert not runs(first)
+        assert "veriff" not in running.running.pids
+        running.check()
+        running.start_consumer("veriff")
+        assert local._get(running.running.metrics["veriff"])[0] == 200
+        assert running.running.pids["veriff"] != first
+
+        url, old = (table["pawapass"] for table in (running.running.urls, running.running.secrets))
+        fresh = running.fresh_secret("pawapass")
+
+        def answer(secret) -> int:
+            return post(url, *signed("pawapass", secret, {}, b'{"data":{"id":"1"}}')).status
+
+        assert (answer(old), answer(fresh.secret)) == (200, 401)
+        running.add_secret("pawapass", fresh, "new")
+        until(lambda: answer(fresh.secret) == 200, "the gateway has the further secret")
+        assert answer(old) == 200
+        assert '"new"' in running.endpoints_file.read_text()
+        running.await_beat()
+        pids = list(running.running.pids.values())
+    assert not any(runs(pid) for pid in pids)
+    Cluster({"bootstrap.servers": kafka.bootstrap}).delete("handled.")
+
+
+def test_a_beat_that_does_not_come_is_named(pipeline, monkeypatch):
+    """`make run ARGS=--once` fails saying whose beat it was and where to look."""
+    running = pipeline()
+    admin = Address("127.0.0.1", free_port())
+    running._programs["canary"] = local._Program("canary", [], {}, admin)
+    monkeypatch.setattr(local, "_BEAT_SECONDS", 0.1)
+    with pytest.raises(CannotRun, match="no beat of the canary was seen after"):
+        running.await_beat()
+
+
 def test_second_make_run_in_a_checkout_is_refused(tmp_path, monkeypatch):
     """Two runs would overwrite each other's run.json: the second is told of the first."""
     monkeypatch.setattr(local, "LOCAL", tmp_path / ".local")
-    with local._alone(), pytest.raises(CannotRun, match=str(os.getpid())), local._alone():
+    with local.alone(), pytest.raises(CannotRun, match=str(os.getpid())), local.alone():
         pass
 
 
@@ -1116,7 +1221,8 @@ def test_surrounding_settings_do_not_reach_the_demonstration(monkeypatch):
     """What the shell holds for a real deployment is not mixed into the demonstration."""
     from rich.console import Console
 
-    given = {"GATEWAY_ENDPOINTS": "/real", "EVENT_KEY_FILE": "/real", "SCHEMA_REGISTRY_URL": "x"}
+    given = {"CANARY_URL": "/real", "EXPORTER_ADMIN_LISTEN": "/real"}
+    given |= {"GATEWAY_ENDPOINTS": "/real", "EVENT_KEY_FILE": "/real", "SCHEMA_REGISTRY_URL": "x"}
     given |= {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1", "PATH": "/bin"}
     pipeline = local.Pipeline(given, Console(quiet=True))
     assert pipeline._cluster() == {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1", "PATH": "/bin"}

@@ -2,22 +2,26 @@
 
 import asyncio
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
 import msgspec
 import pytest
+from typer.testing import CliRunner
 
 from gateway import serve
+from gateway.__main__ import app
 from gateway.endpoints import load_endpoints
 from gateway.headers import Headers
 from gateway.kafka import ClusterUnreachable
 from gateway.metrics import GatewayMetrics
-from gateway.process import ConfigurationError, Readiness
+from gateway.process import ConfigurationError
 from gateway.providers import PROVIDERS
 from gateway.rejections import Rejection
 from gateway.settings import Settings, Tuning
 from gateway.signatures import Key
+from gateway.statistics import ClientStatistics
 from tests.sample_keys import sample_secret
 from tests.senders import sender as sender_at
 
@@ -185,6 +189,74 @@ def test_a_secrets_file_holds_several_with_ids(written):
     assert endpoint.scheme.key_ids == ("2026-spring", "2025-autumn")
     assert accepts(endpoint, HUSH) == "2026-spring"
     assert accepts(endpoint, OTHER) == "2025-autumn"
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [
+        ("2027-01-31", datetime(2027, 1, 31, tzinfo=UTC)),
+        ("2027-01-31T12:30:00", datetime(2027, 1, 31, 12, 30, tzinfo=UTC)),
+        ("2027-01-31 12:30:00", datetime(2027, 1, 31, 12, 30, tzinfo=UTC)),
+        ("2027-01-31T12:30:00Z", datetime(2027, 1, 31, 12, 30, tzinfo=UTC)),
+        ("2027-01-31T12:30:00+05:00", datetime(2027, 1, 31, 7, 30, tzinfo=UTC)),
+        ("2001-01-01", datetime(2001, 1, 1, tzinfo=UTC)),
+        ("9999-12-31", datetime(9999, 12, 31, tzinfo=UTC)),
+    ],
+)
+@pytest.mark.parametrize("inline", [False, True])
+def test_a_secret_says_when_it_retires(text, at, inline, written):
+    """A date is its beginning; without an offset it is UTC; the key goes on verifying."""
+    secret = f'id = "old"\nvalue = "{HUSH}"\nretires = {text}\n'
+    if inline:
+        table = '[[endpoint]]\nname = "v"\nprovider = "veriff"\nenvironment = "sandbox"\n'
+        file = written(f"{table}[[endpoint.secrets]]\n{secret}")
+        endpoints = load_endpoints({"GATEWAY_ENDPOINTS": file})
+    else:
+        file = written(f'[[secret]]\n{secret}[[secret]]\nid = "new"\nvalue = "{OTHER}"\n')
+        endpoints = load_endpoints({"VERIFF_SECRETS_FILE": file})
+    (name,) = endpoints.by_name
+    assert endpoints.retires == {(name, "old"): at}
+    assert accepts(endpoints.by_name[name], HUSH) == "old"
+    metrics = GatewayMetrics("0", "0")
+    metrics.retirements.use(endpoints.retires)
+    exposed = {
+        tuple(sample.labels.values()): sample.value
+        for family in metrics.retirements.collect()
+        for sample in family.samples
+    }
+    assert exposed == {(name, "old"): at.timestamp()}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"2027-01-31"', '""', "12:30:00", "2027", "0", "true", "[]", "{}", "1.5", f'"{HUSH}"',
+        "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-12:00",
+    ],
+)  # fmt: skip
+def test_what_is_no_date_is_refused(text, written):
+    """One sentence that says how to write it, without what stood there."""
+    file = written(f'[[secret]]\nid = "a"\nvalue = "{HUSH}"\nretires = {text}\n')
+    sentence = refusal({"VERIFF_SECRETS_FILE": file})
+    assert "secret 'a'" in sentence
+    assert "retires holds no date; write it without quotes, as 2027-01-31" in sentence
+
+
+def test_check_shows_when_keys_retire(written, monkeypatch):
+    """Who has forgotten to take a key away reads it where the configuration is shown."""
+    file = written(
+        f'[[secret]]\nid = "old"\nvalue = "{HUSH}"\nretires = 2001-01-31\n'
+        f'[[secret]]\nid = "new"\nvalue = "{OTHER}"\nretires = 9999-01-01T07:30:00Z\n'
+    )
+    for name in [name for name in os.environ if name.startswith(("GATEWAY_", "KAFKA_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("VERIFF_SECRETS_FILE", file)
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "nowhere:1")
+    shown = CliRunner().invoke(app, ["check"]).output.splitlines()
+    assert (
+        "endpoint /webhooks/veriff: key old retires 2001-01-31 00:00Z, which is past: take it away"
+    ) in shown
+    assert "endpoint /webhooks/veriff: key new retires 9999-01-01 07:30Z" in shown
 
 
 @pytest.mark.parametrize(
@@ -500,9 +572,10 @@ class Watched:
     def __init__(self, monkeypatch, environ):
         self.environ = environ
         self.used = []
+        self.expected = []
         self.topics = lambda: None
         self.metrics = GatewayMetrics("0", "0")
-        self.readiness = Readiness("topics", "accepting")
+        self.readiness = self.metrics.readiness
         monkeypatch.setattr(serve, "_topics_problem", lambda *_: self.topics())
         monkeypatch.setattr(serve, "_PROBE_SECONDS", 0.01)
 
@@ -539,10 +612,17 @@ class Watched:
                 log_level="info",
             )
             webhooks = SimpleNamespace(open=lambda: None, use=self.used.append)
+            publisher = SimpleNamespace(expect=self.expected.append)
             endpoints = load_endpoints(self.environ)
             self.task = asyncio.ensure_future(
                 serve._watch(
-                    settings, self.environ, endpoints, webhooks, self.readiness, self.metrics
+                    settings,
+                    self.environ,
+                    endpoints,
+                    webhooks,
+                    publisher,
+                    self.readiness,
+                    self.metrics,
                 )
             )
             await self.until(lambda: not self.readiness.problems())
@@ -571,6 +651,27 @@ def test_a_changed_secret_is_taken_over_once(monkeypatch, written):
         assert watched.counted("failed") == 0
 
     Watched(monkeypatch, {"VERIFF_SECRET_FILE": file}).run(steps)
+
+
+def test_a_reload_takes_over_when_keys_retire(monkeypatch, written):
+    """The metric is of the keys that are in force, and new topics are counted from zero."""
+    table = f'[[secret]]\nid = "a"\nvalue = "{HUSH}"\n'
+    file = written(f"{table}retires = 2027-01-31\n")
+
+    def exposed(watched):
+        (family,) = watched.metrics.retirements.collect()
+        return [sample.value for sample in family.samples]
+
+    async def steps(watched):
+        rewrite(file, f"{table}retires = 2027-02-28\n")
+        await watched.until(lambda: watched.counted("ok") == 1)
+        assert exposed(watched) == [datetime(2027, 2, 28, tzinfo=UTC).timestamp()]
+        assert watched.expected == [["veriff"]]
+        rewrite(file, table)
+        await watched.until(lambda: watched.counted("ok") == 2)
+        assert exposed(watched) == []
+
+    Watched(monkeypatch, {"VERIFF_SECRETS_FILE": file}).run(steps)
 
 
 def test_a_changed_set_of_files_is_taken_over_once(monkeypatch, written):
@@ -749,3 +850,120 @@ def test_an_option_that_weakens_the_proof_needs_a_path_token(provider, options, 
     assert loaded({"GATEWAY_ENDPOINTS": written(with_token)})
     without = endpoint_table(provider=provider) + chosen
     assert "path token" in refusal({"GATEWAY_ENDPOINTS": written(without)})
+
+
+# What readiness says of Kafka.
+
+
+class Kafka:
+    """A producer, its statistics and a clock, as the gateway's watch over Kafka sees them."""
+
+    def __init__(self, monkeypatch):
+        self.metrics = GatewayMetrics("0", "0")
+        self.readiness = self.metrics.readiness
+        self.seconds = 1000.0
+        self.publisher = SimpleNamespace(is_full=False)
+        self.statistics = ClientStatistics(clock=lambda: self.seconds)
+        self.up = None
+        monkeypatch.setattr(serve, "_KAFKA_SECONDS", 0.0)
+
+    async def passes(self, seconds):
+        """Let time pass; the producer reports every 5 s, unless it is dumb (None)."""
+        for _ in range(int(seconds)):
+            self.seconds += 1
+            if self.up is not None and self.seconds % 5 == 0:
+                broker = {"nodeid": 1, "source": "learned", "state": "UP" if self.up else "DOWN"}
+                report = msgspec.json.encode({"brokers": {"a": broker}}).decode()
+                self.statistics.take("producer", report)
+            for _ in range(5):
+                await asyncio.sleep(0)
+
+    @property
+    def problem(self):
+        return self.readiness.problems().get("kafka")
+
+    def run(self, steps):
+        async def main():
+            task = asyncio.ensure_future(
+                serve._watch_kafka(
+                    self.publisher, self.readiness, self.statistics, lambda: self.seconds
+                )
+            )
+            try:
+                await steps(self)
+                assert not task.done()
+            finally:
+                task.cancel()
+
+        asyncio.run(main())
+
+
+def test_without_a_broker_for_15_seconds_it_is_not_ready(monkeypatch):
+    """And ready again by itself, without traffic, when a broker is up; a short loss is nothing."""
+
+    async def steps(kafka):
+        kafka.up = True
+        kafka.readiness.set("topics")
+        await kafka.passes(10)
+        assert kafka.problem is None
+        kafka.up = False
+        await kafka.passes(10)
+        kafka.up = True
+        await kafka.passes(10)
+        assert kafka.problem is None
+        kafka.up = False
+        await kafka.passes(14)
+        assert kafka.problem is None
+        await kafka.passes(6)
+        assert kafka.problem == "no broker is reachable"
+        kafka.up = True
+        await kafka.passes(6)
+        assert kafka.problem is None
+
+    Kafka(monkeypatch).run(steps)
+
+
+def test_a_producer_that_reports_no_more_is_not_ready(monkeypatch):
+    """Nothing known for long is not well."""
+
+    async def steps(kafka):
+        kafka.up = True
+        kafka.readiness.set("topics")
+        await kafka.passes(10)
+        kafka.up = None
+        await kafka.passes(14)
+        assert kafka.problem is None
+        await kafka.passes(20)
+        assert kafka.problem == "no broker is reachable"
+
+    Kafka(monkeypatch).run(steps)
+
+
+def test_a_full_budget_is_not_ready(monkeypatch):
+    """The next delivery would be refused; ready again when there is room."""
+
+    async def steps(kafka):
+        kafka.up = True
+        kafka.readiness.set("topics")
+        await kafka.passes(5)
+        kafka.publisher.is_full = True
+        await kafka.passes(1)
+        assert "GATEWAY_MAX_IN_FLIGHT" in kafka.problem
+        kafka.publisher.is_full = False
+        await kafka.passes(1)
+        assert kafka.problem is None
+
+    Kafka(monkeypatch).run(steps)
+
+
+def test_before_the_topics_are_granted_nothing_is_said_of_kafka(monkeypatch):
+    """However long that takes, Kafka's own condition begins then."""
+
+    async def steps(kafka):
+        await kafka.passes(100)
+        assert kafka.problem == "not yet"
+        kafka.readiness.set("topics")
+        await kafka.passes(4)
+        assert kafka.problem is None
+
+    Kafka(monkeypatch).run(steps)

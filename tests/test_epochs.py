@@ -339,7 +339,7 @@ class Ages(Telemetry):
         self.unchecked = 0
         self.stalls = []
 
-    def handled(self, decision, duplicates):
+    def handled(self, record, decision, duplicates):
         self.ages.append(list(duplicates))
 
     def lost_to_retention(self, partition, records):

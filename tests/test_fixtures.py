@@ -126,7 +126,7 @@ def replaced(node, path, text):
     return copy
 
 
-def everything_that_leaves(fate, meter):
+def everything_that_leaves(record, fate, meter):
     """All bytes a fate sends on, but for the dead letter's own copy of the delivery."""
     for output in fate.outputs:
         if ".events" in output.topic:
@@ -139,7 +139,7 @@ def everything_that_leaves(fate, meter):
                 if name.startswith(("verihook-error", "verihook-source", "verihook-mapping")):
                     yield value
     yield repr(fate.failure).encode()
-    meter.handled(fate, ())
+    meter.handled(record, fate, ())
     meter.sealed()
     meter.barrier(0.0)
     for family in meter.registry.collect():
@@ -167,7 +167,7 @@ def test_no_free_text_of_a_payload_leaves(fixture, keys, capfd):
             continue
         fate = fate_of(record, keys)
         meter = Meter(fixture.provider, "g", normalizer.NATIVE_TYPES, ("v", "l"), lambda: 0.0)
-        for leaving in everything_that_leaves(fate, meter):
+        for leaving in everything_that_leaves(record, fate, meter):
             assert b"mArKeR" not in leaving, path
     captured = capfd.readouterr()
     assert "mArKeR" not in "".join([captured.out, captured.err, *said])
@@ -178,9 +178,10 @@ def test_the_markers_can_be_seen(keys):
     fixture = next(found for found in FIXTURES if found.case == "decision-approved")
     payload = json.loads(fixture.body)
     payload["verification"]["id"] = "mArKeR"
-    fate = fate_of(raw_record(fixture, json.dumps(payload).encode()), keys)
+    record = raw_record(fixture, json.dumps(payload).encode())
+    fate = fate_of(record, keys)
     meter = Meter("veriff", "g", frozenset(), ("v", "l"), lambda: 0.0)
-    assert any(b"mArKeR" in leaving for leaving in everything_that_leaves(fate, meter))
+    assert any(b"mArKeR" in leaving for leaving in everything_that_leaves(record, fate, meter))
 
 
 def test_events_change_only_under_a_raised_revision():

@@ -29,6 +29,8 @@ from confluent_kafka.admin import (
 )
 
 from deploy.child import free_port
+from deploy.kafka import temporary_kafka
+from tests.test_silence import frozen
 
 ROOT = Path(__file__).resolve().parent.parent
 SECRET = "the-secret-of-these-tests"
@@ -461,6 +463,51 @@ def test_without_kafka_it_waits_and_says_so(serve, topics):
     assert get(gateway.admin, "/readyz")[0] == 503
     gateway.terminate()
     assert gateway.exit_code() == 0
+
+
+def test_a_broker_that_is_away_is_said_until_it_is_back(serve, topics):
+    """Not ready, live, and since when; ready again by itself, though nobody sends anything."""
+    with temporary_kafka() as own:
+        gateway = serve(deployment=topics(bootstrap=own.bootstrap)).ready()
+        assert metric(gateway.admin, "verihook_ready", condition="kafka") == 1
+        own.stop()
+        gateway.until(lambda: get(gateway.admin, "/readyz")[0] == 503)
+        assert get(gateway.admin, "/readyz")[1] == "not ready\n"
+        text = get(gateway.admin, "/readyz?verbose")[1]
+        assert "\nkafka: no broker is reachable, since " in text
+        assert "\ntopics: ok since " in text
+        assert get(gateway.admin, "/livez")[0] == 200
+        assert metric(gateway.admin, "verihook_ready", condition="kafka") == 0
+        own.start()
+        gateway.ready()
+        assert "\nkafka: ok since " in get(gateway.admin, "/readyz?verbose")[1]
+        assert post(gateway.listen, body_of(1))[0] == 200
+
+
+def test_a_broker_that_hangs_fills_the_budget_and_is_said(serve, topics):
+    """What waits is stored when it goes on; meanwhile a new delivery would be refused."""
+    with temporary_kafka() as own:
+        gateway = serve(
+            deployment=topics(bootstrap=own.bootstrap),
+            GATEWAY_MAX_IN_FLIGHT="2",
+            GATEWAY_DEADLINE="60",
+        ).ready()
+        assert post(gateway.listen, body_of(0))[0] == 200
+        answers = []
+        senders = [
+            threading.Thread(target=lambda n=n: answers.append(post(gateway.listen, body_of(n))[0]))
+            for n in (1, 2)
+        ]
+        with frozen(own):
+            for sender in senders:
+                sender.start()
+            gateway.until(lambda: get(gateway.admin, "/readyz")[0] == 503)
+            assert "\nkafka: as many " in get(gateway.admin, "/readyz?verbose")[1]
+            assert post(gateway.listen, body_of(3))[0] == 503
+        for sender in senders:
+            sender.join(PATIENCE)
+        assert answers == [200, 200]
+        gateway.ready()
 
 
 def refusal(gateway):

@@ -8,16 +8,16 @@ import pytest
 from confluent_kafka import Consumer
 
 from consumers import passport
+from consumers.lag_table import duration, lag_lines
 from consumers.offsets import (
+    NOTHING,
     Checkpoint,
     GroupLag,
-    duration,
     failing,
-    lag,
-    lag_lines,
     needs_somebody,
     position,
 )
+from consumers.outside import lag
 from consumers.passport import Passport
 from deploy.child import free_port
 from gateway.process import ConfigurationError
@@ -51,8 +51,16 @@ def test_what_is_not_known_is_absent():
     """Neither 0 records nor 0 seconds is said where nobody answered."""
     found = position(0, Checkpoint(7, None), None, None, None, NOW)
     assert (found.records, found.seconds) == (None, None)
-    only_markers = position(0, Checkpoint(7, None), 0, 9, None, NOW)
-    assert (only_markers.records, only_markers.seconds) == (2, None)
+    unread = position(0, Checkpoint(7, None), 0, 9, None, NOW)
+    assert (unread.records, unread.seconds) == (2, None)
+
+
+def test_offsets_without_a_record_are_no_lag():
+    """Markers, aborted and compacted records: once they were looked through, nothing waits."""
+    only_markers = position(0, Checkpoint(7, None), 0, 9, NOTHING, NOW)
+    assert (only_markers.records, only_markers.seconds) == (0, 0.0)
+    lost_too = position(0, Checkpoint(7, None), 30, 33, NOTHING, NOW)
+    assert (lost_too.records, lost_too.seconds, lost_too.lost) == (23, None, 23)
 
 
 def test_a_log_that_ends_before_the_commit_has_no_lag():

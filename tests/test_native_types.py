@@ -1,17 +1,22 @@
-"""What fails names what it was: a stall is told by native type, so failures must know theirs."""
+"""What fails names what it was, and a mapping lists every word that it can become a label by."""
 
+import ast
 import copy
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 import pytest
 
 from consumers.codec import encoder, single_object_prefix
 from consumers.fate import Fates
-from consumers.normalizers import NORMALIZERS
+from consumers.normalizers import EVERY, NORMALIZERS
+from consumers.normalizers.native import Glossary
+from consumers.records import Record
 from gateway.send import Fixture, fixtures
 from tests.conftest import KEYS
+from tests.mapping_table import TABLE
 from tests.test_fixtures import expected, raw_record
 
 WRONG = ([[]], {"of": ["another", "type"]}, "x" * 2_000)
@@ -132,3 +137,130 @@ def test_every_provider_says_how_long_it_retries():
     """The window of the duplicates, and how long their topic remembers, follow from it."""
     for name, normalizer in NORMALIZERS.items():
         assert 1 <= normalizer.RETRIED_FOR_DAYS <= 30, name
+
+
+# -- the words that become labels --
+
+FIELD_AT = {"note": 0, "read": 2, "verdict": 2, "reasons": 2, "country": 1, "currency": 1}
+"""Which argument of each method of a Glossary is the field's name."""
+every_mapping = pytest.mark.parametrize("provider", EVERY)
+
+
+class Words:
+    """What a mapping's source can say: the fields it hands to a Glossary, and why it ignores."""
+
+    def __init__(self, module) -> None:
+        self.module = module
+        tree = ast.parse(Path(module.__file__).read_text())
+        self.functions = [one for one in ast.walk(tree) if isinstance(one, ast.FunctionDef)]
+        self.fields: set[str] = set()
+        self.reasons: set[str] = set()
+        for function in self.functions:
+            for call in ast.walk(function):
+                if not isinstance(call, ast.Call):
+                    continue
+                match call.func:
+                    case ast.Attribute(value=ast.Name(id="glossary"), attr=method):
+                        self.fields |= self.texts(call.args[FIELD_AT[method]], function)
+                    case ast.Name(id="Ignored"):
+                        (reason,) = [one.value for one in call.keywords if one.arg == "reason"]
+                        self.reasons |= self.texts(reason, function)
+
+    def texts(self, node: ast.expr, function: ast.FunctionDef) -> set[str]:
+        """Every text that an expression within a function can be."""
+        match node:
+            case ast.Constant(value=str() as text):
+                return {text}
+            case ast.IfExp():
+                return self.texts(node.body, function) | self.texts(node.orelse, function)
+            case ast.Subscript(value=ast.Name(id=name)):
+                return set(getattr(self.module, name).values())
+            case ast.FormattedValue():
+                return self.texts(node.value, function)
+            case ast.JoinedStr():
+                found = {""}
+                for part in node.values:
+                    found = {one + more for one in found for more in self.texts(part, function)}
+                return found
+            case ast.Name(id=name):
+                return self.named(name, function)
+        raise AssertionError(f"write this so that a test can read it: {ast.unparse(node)}")
+
+    def named(self, name: str, function: ast.FunctionDef) -> set[str]:
+        """What a name stands for: what is assigned in the function, or what its callers give."""
+        for one in ast.walk(function):
+            if isinstance(one, ast.Assign) and getattr(one.targets[0], "id", "") == name:
+                return self.texts(one.value, function)
+        place = [argument.arg for argument in function.args.args].index(name)
+        return {
+            text
+            for caller in self.functions
+            for call in ast.walk(caller)
+            if isinstance(call, ast.Call) and getattr(call.func, "id", "") == function.name
+            for text in self.texts(call.args[place], caller)
+        }
+
+
+@every_mapping
+def test_every_field_that_can_be_unmapped_is_listed(provider):
+    """UNMAPPED_FIELDS is what the source hands to a Glossary: each is counted by its own name."""
+    fields = Words(EVERY[provider]).fields
+    listed = EVERY[provider].UNMAPPED_FIELDS
+    assert not fields - listed, f"add {sorted(fields - listed)} to {provider}'s UNMAPPED_FIELDS"
+    assert not listed - fields, f"{provider}'s UNMAPPED_FIELDS names {sorted(listed - fields)} for nothing"  # fmt: skip
+
+
+@every_mapping
+def test_every_reason_to_ignore_is_listed(provider):
+    """IGNORED_REASONS is what the source gives to Ignored."""
+    reasons = Words(EVERY[provider]).reasons
+    listed = EVERY[provider].IGNORED_REASONS
+    assert not reasons - listed, f"add {sorted(reasons - listed)} to {provider}'s IGNORED_REASONS"
+    assert not listed - reasons, f"{provider}'s IGNORED_REASONS names {sorted(listed - reasons)} for nothing"  # fmt: skip
+
+
+def test_every_method_of_a_glossary_that_takes_a_field_is_known_here():
+    """A method that notes fields and is not listed above would hide them from these tests."""
+    taking = {
+        name
+        for name, method in vars(Glossary).items()
+        if not name.startswith("_") and "field" in getattr(method, "__annotations__", {})
+    }
+    assert taking == set(FIELD_AT)
+
+
+BESIDE = {"object_payload.documents.documentType"}
+"""Looked at only where another field is missing: not met by one change."""
+
+
+def deliveries(provider: str) -> Iterator[Record]:
+    """Every fixture and every row of the table, as raw records."""
+    yield from (raw_record(one) for one in fixtures(provider))
+    for row in TABLE:
+        if row.provider == provider:
+            yield Record(
+                topic="raw", partition=0, offset=0, timestamp=row.received_at, key=None,
+                value=row.body, headers=[*row.provenance.to_headers()],
+            )  # fmt: skip
+
+
+@pytest.mark.parametrize("provider", NORMALIZERS)
+def test_every_listed_word_can_be_seen_and_no_other(provider):
+    """A word of a new kind anywhere in any sample is counted by a listed field, and each is met."""
+    fields: set[str] = set()
+    reasons: set[str] = set()
+    for record in deliveries(provider):
+        document = document_of(record)
+        strange = (
+            broken(document, path, value)
+            for path in places(document)
+            for value in ("of-a-new-kind", 987)
+        )
+        for body in (record.value, *strange):
+            fate = FATES[provider].decide(msgspec.structs.replace(record, value=body))
+            for statement in fate.statements:
+                fields.update(statement.unmapped)
+            if fate.ignored is not None:
+                reasons.add(fate.ignored.reason)
+    assert fields | (NORMALIZERS[provider].UNMAPPED_FIELDS & BESIDE) == NORMALIZERS[provider].UNMAPPED_FIELDS  # fmt: skip
+    assert reasons == NORMALIZERS[provider].IGNORED_REASONS

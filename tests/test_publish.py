@@ -1,19 +1,24 @@
 """What the publisher owes: what is acknowledged is in Kafka, and what is not is a 503 in time."""
 
 import asyncio
+import io
 import itertools
+import json
+import sys
 import threading
 import time
 from collections import Counter
 from types import SimpleNamespace
 
 import pytest
+import structlog
 import uvloop
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from deploy.kafka import temporary_kafka
 from gateway.headers import Headers
-from gateway.metrics import GatewayMetrics
+from gateway.metrics import PRODUCE_FAILURES, GatewayMetrics
+from gateway.process import start_logging
 from gateway.providers import PROVIDERS
 from gateway.publish import Publisher
 from gateway.receive import Endpoint, receive
@@ -111,7 +116,13 @@ class Publishing:
         }
 
     def value(self, name):
-        return self.metrics.registry.get_sample_value(name)
+        """The sum of a metric's samples over all topics."""
+        return sum(
+            sample.value
+            for family in self.metrics.registry.collect()
+            for sample in family.samples
+            if sample.name == name
+        )
 
 
 def watermarks(consumer, partition):
@@ -169,6 +180,11 @@ def test_the_record_is_the_delivery(kafka, topics):
     with Publishing(kafka.bootstrap, deployment.prefix) as publishing:
         assert set(publishing.publish(*deliveries)) == {None}
         assert publishing.value("verihook_produce_total") == len(deliveries)
+        for provider in ("pawapass", "veriff"):
+            labels = {"topic": f"{deployment.prefix}raw.{provider}"}
+            of_topic = publishing.metrics.registry.get_sample_value
+            assert of_topic("verihook_produce_total", labels) == len(bodies)
+            assert of_topic("verihook_produce_ack_seconds_count", labels) == len(bodies)
         assert publishing.value("verihook_produce_ack_seconds_count") == len(deliveries)
         assert publishing.errors() == {}
         assert publishing.publisher.in_flight == 0
@@ -319,6 +335,110 @@ def test_a_full_queue_is_503():
         assert set(reasons) <= {KAFKA_QUEUE_FULL, KAFKA_TIMEOUT}
         assert publishing.errors()["queue_full"] == reasons.count(KAFKA_QUEUE_FULL)
         assert publishing.publisher.in_flight == 0
+
+
+def test_topics_are_counted_before_their_first_delivery():
+    """A counter born with its first value is invisible to rate()."""
+    with Publishing(NOWHERE, "p.", max_in_flight=7) as publishing:
+        publishing.loop.call_soon_threadsafe(publishing.publisher.expect, ["veriff", "treezor"])
+
+        async def names():
+            return {
+                (sample.name, sample.labels["topic"], sample.labels.get("reason"))
+                for family in publishing.metrics.registry.collect()
+                for sample in family.samples
+                if "topic" in sample.labels
+            }
+
+        found = publishing.run(names())
+        for topic in ("p.raw.veriff", "p.raw.treezor"):
+            assert ("verihook_produce_total", topic, None) in found
+            assert ("verihook_produce_ack_seconds_count", topic, None) in found
+            for reason in PRODUCE_FAILURES:
+                assert ("verihook_produce_errors_total", topic, reason) in found
+        assert publishing.value("verihook_produce_queue_limit_records") == 7
+
+
+def test_the_producer_reports_of_itself(kafka, topics):
+    """Its statistics are metrics with client="producer", also without a delivery."""
+    with Publishing(kafka.bootstrap, topics().prefix) as publishing:
+        deadline = time.monotonic() + PATIENCE
+        while not publishing.value("verihook_kafka_brokers_up"):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        value = publishing.metrics.registry.get_sample_value
+        labels = {"client": "producer"}
+        assert value("verihook_kafka_queue_limit_records", labels) == 100_000
+        assert value("verihook_kafka_queue_records", labels) == 0
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """The log, in its production form; give how to begin it at a level."""
+    kept = io.StringIO()
+
+    def begin(level):
+        monkeypatch.setattr(sys, "stderr", kept)
+        start_logging(level)
+        monkeypatch.setattr("gateway.publish.log", structlog.get_logger())
+        return kept
+
+    yield begin
+    structlog.reset_defaults()
+
+
+def lines_of(kept, event):
+    lines = [json.loads(line) for line in kept.getvalue().splitlines()]
+    return [line for line in lines if line["event"] == event]
+
+
+def test_at_debug_a_stored_delivery_is_one_line(kafka, topics, written):
+    """It leads from the delivery id to the record, and holds nothing of the body."""
+    kept = written("debug")
+    deployment = topics()
+    deliveries = [delivery_of(b'{"id":"%d","person":"Telltale"}' % n) for n in range(3)]
+    with Publishing(kafka.bootstrap, deployment.prefix) as publishing:
+        assert publishing.publish(*deliveries) == [None] * 3
+    topic = f"{deployment.prefix}raw.veriff"
+    places = {
+        (line["topic"], line["partition"], line["offset"]) for line in lines_of(kept, "stored")
+    }
+    held = {(topic, one.partition(), one.offset()) for one in records(kafka.bootstrap, topic)}
+    assert places == held
+    assert len(lines_of(kept, "stored")) == 3
+    for line in lines_of(kept, "stored"):
+        assert line["delivery_id"] == deliveries[0].provenance.delivery_id
+        assert line["endpoint"] == "veriff"
+    assert "Telltale" not in kept.getvalue()
+
+
+def test_above_debug_a_stored_delivery_is_no_line(kafka, topics, written):
+    """A log of every delivery is for a search; else the metrics count."""
+    kept = written("info")
+    with Publishing(kafka.bootstrap, topics().prefix) as publishing:
+        assert publishing.publish(delivery_of(b"{}")) == [None]
+        assert not publishing.publisher._tells
+    assert lines_of(kept, "stored") == []
+
+
+def test_what_librdkafka_repeats_is_counted(written):
+    """One line a kind and interval, with how many were held back, for errors and replacements."""
+    kept = written("info")
+    with Publishing(NOWHERE) as publishing:
+        now = publishing.loop.time()
+
+        async def often():
+            for number in range(50):
+                publishing.publisher._on_error(fatal_error())
+                publishing.publisher._replace()
+                publishing.publisher._loop = SimpleNamespace(time=lambda n=number: now + n)
+
+        publishing.run(often())
+        publishing.publisher._loop = publishing.loop
+    for event in ("kafka", "producer_replaced"):
+        lines = [line for line in lines_of(kept, event) if line.get("error", "_FATAL") == "_FATAL"]
+        assert 3 <= len(lines) <= 6
+        assert 50 - 10 <= len(lines) + sum(line["held_back"] for line in lines) <= 50
 
 
 def test_closing_waits_for_what_is_under_way(kafka, topics):

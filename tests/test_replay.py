@@ -24,7 +24,7 @@ from consumers.difference import changed_fields
 from consumers.event import Statement
 from consumers.failures import MOST_HISTORY, Failure, carried_on, dead_letter, told
 from consumers.fate import Fates
-from consumers.normalizers import NORMALIZERS, veriff
+from consumers.normalizers import EVERY, veriff
 from consumers.progress import Progress, replay_group
 from consumers.records import Record
 from consumers.replay import Pace, Replay, record_of
@@ -356,7 +356,7 @@ def pipeline(topics):
 @pytest.fixture
 def today(monkeypatch):
     """Say what today's mapping is."""
-    return lambda mapping: monkeypatch.setitem(NORMALIZERS, "veriff", mapping)
+    return lambda mapping: monkeypatch.setitem(EVERY, "veriff", mapping)
 
 
 @pytest.mark.kafka

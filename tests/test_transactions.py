@@ -14,7 +14,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from consumers.committed import Committed
-from consumers.contract import Checkpoint, Halted, Interrupted
+from consumers.contract import Checkpoint, Halted, Interrupted, Telemetry
 from consumers.records import Output
 from consumers.transactions import TransactionalBroker, transaction_keys
 
@@ -586,3 +586,31 @@ def test_the_slot_names_the_producer(answering):
     keys = transaction_keys("p.normalize.veriff", 4, 10.0)
     assert keys["transactional.id"] == "p.normalize.veriff.4"
     assert keys["message.timeout.ms"] < keys["transaction.timeout.ms"] == 10_000
+
+
+class Ends(Telemetry):
+    """Keeps how transactions ended."""
+
+    def __init__(self):
+        self.ends = []
+
+    def transaction(self, end):
+        self.ends.append(end)
+
+
+def test_every_transaction_that_is_begun_is_told_to_end_once(kafka):
+    """Committed, aborted by a purge, or left open when the clients go: each is one."""
+    place, told = Place(kafka.bootstrap), Ends()
+    place.fill(3)
+    member = place.member(telemetry=told)
+    until(lambda: member.step(1), "a record is read")
+    member.commit()
+    assert told.ends == ["committed"]
+    until(lambda: member.step(1), "another record is read")
+    member.broker.purge()
+    member.broker.purge()
+    assert told.ends == ["committed", "aborted"]
+    member.make(b"7")
+    member.broker.close()
+    assert told.ends == ["committed", "aborted", "aborted"]
+    assert place.outputs() == [0]

@@ -10,8 +10,8 @@ from typing import Protocol
 from consumers.event import Ignored, Statement
 from consumers.failures import Failure
 from consumers.identity import KeyedBy
-from consumers.normalizers import onfido, pawapass, pleenk, plexy, treezor, veriff
-from gateway.delivery import Provenance
+from consumers.normalizers import canary, onfido, pawapass, pleenk, plexy, treezor, veriff
+from gateway.delivery import CANARY, Provenance
 
 Normalized = Sequence[Statement | Failure] | Ignored
 """One entry per item of the delivery, in order: what it says, or why it cannot be read."""
@@ -25,6 +25,12 @@ class Normalizer(Protocol):
 
     NATIVE_TYPES: frozenset[str]
     """Every native type the mapping knows: the only ones that become metric labels."""
+
+    UNMAPPED_FIELDS: frozenset[str]
+    """Every field it hands to a Glossary: one whose word no table knows is counted by this name."""
+
+    IGNORED_REASONS: frozenset[str]
+    """Every reason for which it ignores a delivery; each is counted from 0."""
 
     KEYED_BY: KeyedBy
     """What the key of its events on the output topic names first."""
@@ -49,7 +55,7 @@ NORMALIZERS: Mapping[str, Normalizer] = {
     "veriff": veriff,
 }
 
-BUILT_IN: Mapping[str, Normalizer] = {}
+BUILT_IN: Mapping[str, Normalizer] = {CANARY: canary}
 """What Verihook itself sends, to measure: never an analyst's business."""
 
 EVERY: Mapping[str, Normalizer] = {**NORMALIZERS, **BUILT_IN}

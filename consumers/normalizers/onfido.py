@@ -90,6 +90,19 @@ _IGNORED: Mapping[str, str] = {
 NATIVE_TYPES = frozenset(
     {RUN_COMPLETED, MATCHES_UPDATED, *_TASKS, *_CHECKS, *_REPORTS, *_IGNORED},
 )
+UNMAPPED_FIELDS = frozenset(
+    {
+        "breakdown",
+        "object.status",
+        "object.task_def_id",
+        "properties.document_type",
+        "properties.issuing_country",
+        "resource.name",
+        "result",
+        "sub_result",
+    },
+)
+IGNORED_REASONS = frozenset(_IGNORED.values())
 
 
 class _Object(msgspec.Struct, gc=False):

@@ -38,6 +38,18 @@ STATUS_CHANGE = "VERIFICATION.STATUS_CHANGE"
 DOCUMENT_CHANGE = "VERIFICATION.IDENTITY_DOCUMENT_CHANGE"
 
 NATIVE_TYPES = frozenset({STATUS_CHANGE, DOCUMENT_CHANGE})
+UNMAPPED_FIELDS = frozenset(
+    {
+        "data.country",
+        "data.faceScan.ageEstimation",
+        "data.identityDocument.country",
+        "data.identityDocument.type",
+        "data.requirements.type",
+        "data.reviewResult.reason",
+        "data.status",
+    },
+)
+IGNORED_REASONS: frozenset[str] = frozenset()
 
 KEYED_BY: KeyedBy = "process"
 SCHEMES: tuple[str, ...] = ()

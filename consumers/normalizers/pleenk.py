@@ -34,6 +34,14 @@ PAYMENT = "PAYMENT"
 USER = "USER"
 
 NATIVE_TYPES = frozenset({APPROVE, PAYMENT, USER})
+UNMAPPED_FIELDS = frozenset(
+    {
+        "data.request",
+        "data.result",
+        "data.status",
+    },
+)
+IGNORED_REASONS: frozenset[str] = frozenset()
 
 KEYED_BY: KeyedBy = "process"
 SCHEMES: tuple[str, ...] = ()

@@ -69,6 +69,13 @@ _REASONS: Mapping[str, tuple[Reason, ...]] = {
 }
 
 NATIVE_TYPES = frozenset({*_EVENTS, *_TRANSACTIONS})
+UNMAPPED_FIELDS = frozenset(
+    {
+        "data.amount",
+        "data.currency",
+    },
+)
+IGNORED_REASONS: frozenset[str] = frozenset()
 
 _NOTHING = (b"", b"null")
 

@@ -105,6 +105,24 @@ _KINDS: Mapping[str, _Kind] = {
 }
 
 NATIVE_TYPES = frozenset(_KINDS)
+UNMAPPED_FIELDS = frozenset(
+    {
+        "object_payload.distributionCountry",
+        "object_payload.documents.documentStatus",
+        "object_payload.documents.documentType",
+        "object_payload.documents.documentTypeId",
+        "object_payload.kyc-status",
+        "object_payload.kycLevel",
+        "object_payload.kycReview",
+        "object_payload.reason",
+        "object_payload.result",
+        "object_payload.score",
+        "object_payload.users.distributionCountry",
+        "object_payload.users.kycLevel",
+        "object_payload.users.kycReview",
+    },
+)
+IGNORED_REASONS = frozenset({"foreign_event"})
 
 # A subscription without a list of events gets those of all products
 # (https://docs.treezor.com/guide/webhooks/subscription-management.html). The part before the

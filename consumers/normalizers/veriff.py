@@ -51,6 +51,18 @@ FULL_AUTO = "full-auto"
 NATIVE_TYPES = frozenset(
     {DECISION, EVENT, WATCHLIST, USER_STATUS, INE, CURP, INE_CURP, FULL_AUTO},
 )
+UNMAPPED_FIELDS = frozenset(
+    {
+        "action",
+        "data.status",
+        "matchStatus",
+        "verification.document.country",
+        "verification.document.type",
+        "verification.reasonCode",
+        "verification.status",
+    },
+)
+IGNORED_REASONS = frozenset({"no_decision"})
 
 KEYED_BY: KeyedBy = "process"
 SCHEMES: tuple[str, ...] = ()
