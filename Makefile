@@ -6,7 +6,7 @@ ARGS ?=
 # Runners, each with a Kafka of its own (most of the time is waiting); JOBS=0 runs the tests one after the other.
 JOBS ?= 3
 
-.PHONY: help run test verify drills bench clean environment format lint types
+.PHONY: help run test verify drills bench observe clean environment format lint types
 
 help:
 	@echo "make run      everything on this machine: Kafka, topics, gateway, consumers, demonstration"
@@ -16,6 +16,8 @@ help:
 	@echo "make verify   what needs more than Python packages: Prometheus and its Alertmanager,"
 	@echo "              PHP (php-cli), and the drills in short form"
 	@echo "make drills   the long fault drills;  make bench  the benchmarks"
+	@echo "make observe  faults on purpose, and whether the alerts tell of them: half an hour,"
+	@echo "              needs Prometheus; writes docs/operations.md (ARGS=consumer-stopped: only that)"
 	@echo "make format   lay the code out;  make lint, make types  look at it"
 	@echo "make clean    remove .venv, .local and caches"
 
@@ -61,6 +63,10 @@ bench: environment
 	else \
 		echo "bench: there are none yet (tests/bench_*.py)"; \
 	fi
+
+observe:
+	@$(PYTHON) deploy/environment.py observe
+	@$(PY) -m deploy observe $(ARGS)
 
 format: environment
 	$(PY) -m ruff format .

@@ -1,4 +1,4 @@
-"""python -m deploy kafka | topics | local."""
+"""python -m deploy kafka | topics | local | observe."""
 
 import os
 import sys
@@ -91,6 +91,23 @@ def local(
     """
     with interrupted_by_signals(at_once=forget):
         raise typer.Exit(run_local(os.environ, once=once))
+
+
+@app.command()
+def observe(
+    stories: Annotated[
+        list[str] | None, typer.Argument(help="Only these stories, and no page is written.")
+    ] = None,
+) -> None:
+    """Break the running pipeline on purpose and look whether the alerts tell of it.
+
+    Half an hour; needs Prometheus, and what `make observe` installs. Writes docs/operations.md.
+    Exits 1 where an alert did not fire, did not clear, or fired without a reason.
+    """
+    from deploy.observe import observe as observed  # noqa: PLC0415 - its plots are an extra
+
+    with interrupted_by_signals(at_once=forget):
+        raise typer.Exit(observed(os.environ, stories or []))
 
 
 File = Annotated[

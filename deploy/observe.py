@@ -24,6 +24,7 @@ from deploy.monitor import Change, Prometheus, Watch, scrape_config
 from deploy.plots import Bar, Points, Rows, draw
 from deploy.rules import text as rules_text
 from deploy.stories import COLUMNS, QUIET, STORIES, Scene, Story
+from gateway.process import ConfigurationError
 from gateway.providers import PROVIDERS
 
 TEMPO = 30
@@ -66,6 +67,10 @@ def observe(environ: Mapping[str, str], only: Sequence[str] = ()) -> int:
         "EXPORTER_INTERVAL": str(EXPORTER_SECONDS),
         "CANARY_INTERVAL": str(CANARY_SECONDS),
     }
+    for name in only:
+        if name not in {story.name for story in STORIES}:
+            known = ", ".join(story.name for story in STORIES)
+            raise ConfigurationError(f"there is no story {name}; there are {known}")
     stories = [story for story in STORIES if not only or story.name in only]
     with alone(), Pipeline(environ, console, settings=settings) as pipeline:
         pipeline.start()

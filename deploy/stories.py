@@ -74,7 +74,12 @@ class Scene:
         return False
 
     def command(self, line: str) -> str:
-        """Run a command as an operator beside the pipeline would; give what it says."""
+        """Run a command as an operator beside the pipeline would; give what it says.
+
+        The default ports in it are those of this run, should they have been busy.
+        """
+        for port, address in self.pipeline.scraped.items():
+            line = line.replace(f"127.0.0.1:{port}/", f"{address}/")
         done = subprocess.run(
             ["bash", "-c", line],
             cwd=ROOT,

@@ -1,6 +1,10 @@
 """Lag from outside: its arithmetic, how it is told, and what the broker says of dead consumers."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import time
 
 import msgspec
@@ -21,7 +25,7 @@ from consumers.outside import lag
 from consumers.passport import Passport
 from deploy.child import free_port
 from gateway.process import ConfigurationError
-from tests.deployment import deployment, until
+from tests.deployment import ROOT, deployment, until
 from tests.test_audit import PASSPORT, Topics
 from tests.test_consumers_cli import consumers
 from tests.test_pipeline import numbered
@@ -342,3 +346,26 @@ def test_a_consumers_own_work_is_proven(topics, tmp_path, delivery):
         positions = json.loads(out)["positions"]
         assert any(one["last_record_at"] for one in positions)
         assert {one["records"] for one in positions} == {0}
+
+
+@pytest.mark.kafka
+def test_lag_is_watched_until_it_is_stopped(written, tmp_path):
+    """On a pipe a block for each look, any group by its name; Ctrl-C ends it with the last answer."""
+    written.send(0, 5)
+    written.commit(0, 2)
+    command = [sys.executable, "-m", "consumers", "lag", "--watch", "0.2", "--group"]
+    with (tmp_path / "out").open("w+") as out:
+        watching = subprocess.Popen(
+            [*command, written.group], cwd=ROOT, env={**os.environ, **written.environ}, stdout=out
+        )
+        said = f"{written.group} on {written.raw}: 3 records behind, the oldest waits"
+        until(lambda: (tmp_path / "out").read_text().count(said) > 2, "three looks")
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(30) == 0
+    assert "\x1b" not in (tmp_path / "out").read_text()
+    code, out, _ = consumers("lag", "--group", f"{written.prefix}no-such-group", **written.environ)
+    assert code == 0
+    assert out.startswith(f"{written.prefix}no-such-group: nothing was ever committed; ")
+    code, _, err = consumers("lag", "veriff", "--watch", "0", **written.environ)
+    assert code == 2
+    assert "--watch takes one number of seconds" in err
