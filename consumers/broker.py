@@ -11,8 +11,6 @@ Facts of librdkafka 2.16 that shape this file, each seen against Apache Kafka 4.
 - An exception in a callback makes the call around it drop its messages, so callbacks keep
   what went wrong, and it is raised once the call has returned.
 - purge() leaves an idempotent producer usable; what was in flight may be stored all the same.
-- After a leader change list_offsets answers FENCED_LEADER_EPOCH for good, until the client has
-  fetched metadata again.
 - A fatal error never reaches error_cb: poll() or flush() raises it, and the Consumer gives it as
   a message's error with the code _FATAL, whose fatal() is False. A callback that runs in the same
   call after it was raised fails with a SystemError, whose cause is then the fatal error.
@@ -51,7 +49,7 @@ from consumers.contract import (
 )
 from consumers.lag import LagTracker
 from consumers.records import Headers, Output, Partition, Record
-from gateway.ranges import told_offset
+from gateway.ranges import log_offsets
 from gateway.statistics import ClientStatistics
 
 LibrdkafkaConfig = Mapping[str, Any]
@@ -541,30 +539,6 @@ class EndProbe:
         asked_at = self._now()
         ends = log_offsets(self._admin, owned, OffsetSpec.latest(), PROBE_SECONDS)  # type: ignore[no-untyped-call] # a classmethod without annotations
         self._lag.observed(ends, asked_at)
-
-
-def log_offsets(
-    admin: AdminClient,
-    partitions: Sequence[Partition],
-    which: OffsetSpec,
-    timeout: float = LOOKUP_SECONDS,
-) -> dict[Partition, int]:
-    """Ask where logs begin or end; partitions that give no answer are left out.
-
-    After a change of leader the answer is FENCED_LEADER_EPOCH for ever unless the metadata is
-    fetched anew (librdkafka 2.16), so that the next question has an answer.
-    """
-    wanted = {TopicPartition(topic, number): which for topic, number in partitions}
-    offsets: dict[Partition, int] = {}
-    for asked, answer in admin.list_offsets(wanted, request_timeout=timeout).items():
-        with contextlib.suppress(KafkaException):
-            offset = told_offset(answer.result())
-            if offset is not None:
-                offsets[asked.topic, asked.partition] = offset
-    for topic in {topic for topic, _ in set(partitions) - offsets.keys()}:
-        with contextlib.suppress(KafkaException):
-            admin.list_topics(topic, timeout=timeout)
-    return offsets
 
 
 def offsets_of(checkpoints: Mapping[Partition, Checkpoint]) -> list[TopicPartition]:

@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from typing import Any, NamedTuple
 
-from confluent_kafka import KafkaException, Message
+from confluent_kafka import IsolationLevel, KafkaException, Message
 from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec, ResourceType
 
 from consumers.audit import Evidence, Retention, Where, edges
 from consumers.committed import Committed
 from consumers.failures import told
 from consumers.ledger import Entry, LedgerFormatError, read_entry
-from consumers.offsets import LOOKUP_SECONDS, answered
 from consumers.origin import origin_reader
 from consumers.records import Headers
 from gateway.delivery import (
@@ -30,7 +29,16 @@ from gateway.delivery import (
     raw_topic,
 )
 from gateway.process import ConfigurationError
-from gateway.ranges import Range, RangeUnread, Wanted, find_ranges, partitions_of, read_ranges
+from gateway.ranges import (
+    LOOKUP_SECONDS,
+    Range,
+    RangeUnread,
+    Wanted,
+    answered,
+    find_ranges,
+    partitions_of,
+    read_ranges,
+)
 
 CLOCKS_APART_MS = 300_000
 """How far the clocks of brokers, which stamp the records, are believed to differ at most."""
@@ -233,7 +241,13 @@ class _Gathering:
     def _log_offsets(self, topic: str, numbers: Sequence[int], which: OffsetSpec) -> dict[int, int]:
         if not numbers:
             return {}
-        found = answered(self._admin, [(topic, number) for number in numbers], which)
+        found = answered(
+            self._admin,
+            [(topic, number) for number in numbers],
+            which,
+            # What is committed can lie behind an open transaction: that is waited for, not missed.
+            isolation=IsolationLevel.READ_UNCOMMITTED,
+        )
         if len(found) < len(numbers):
             raise RangeUnread(f"{topic} does not say where its log begins and ends")
         return {number: offset for (_, number), offset in found.items()}

@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 
 from consumers import stall
 from consumers.attendant import VERSION
+from consumers.contract import Halted
 from consumers.normalizers import EVERY
 from consumers.offsets import windows
 from consumers.outside import Group, Look, Outside, no_raw_topic, present
@@ -43,6 +44,7 @@ KEPT_INTERVALS = 3
 """A round older than so many intervals says nothing about now."""
 _LEAST_ROUND_SECONDS, _MOST_ROUND_SECONDS = 5.0, 30.0
 _SAME_LINE_SECONDS = 60.0
+_GLANCE_SECONDS = 1.0
 
 Result = Literal["complete", "partial", "failed"]
 
@@ -355,7 +357,7 @@ def _unended(look: Look) -> Iterator[str]:
 
 
 def export(settings: Settings) -> None:
-    """Export until SIGTERM. Raises ConfigurationError if it cannot start."""
+    """Export until SIGTERM. Raises ConfigurationError if it cannot start, Halted if it ends."""
     metrics = ExporterMetrics(settings.interval)
     readiness = Readiness("kafka")
     admin = Admin(settings.admin_listen, metrics.registry, readiness)
@@ -368,7 +370,9 @@ def export(settings: Settings) -> None:
     settle_memory()
     asking.start()
     try:
-        stop.wait()
+        while not stop.wait(_GLANCE_SECONDS):
+            if not asking.is_alive():  # its trace is on stderr: a supervisor starts us anew
+                raise Halted("the rounds ended by themselves; see the lines before")
         asking.join(1.0)  # one that waits for a silent broker is not waited for
         if not asking.is_alive():
             exporter.outside.close()

@@ -9,10 +9,6 @@ import msgspec
 
 from consumers import stall
 from consumers.passport import Passport
-from gateway import ranges
-
-LOOKUP_SECONDS = ranges.LOOKUP_SECONDS
-answered = ranges.answered
 
 NOTHING: Literal["nothing"] = "nothing"
 Waiting = int | Literal["nothing"] | None

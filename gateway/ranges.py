@@ -248,6 +248,7 @@ def answered(
     which: OffsetSpec,
     seconds: float | None = None,
     *,
+    isolation: IsolationLevel = IsolationLevel.READ_COMMITTED,
     troubles: list[KafkaError] | None = None,
 ) -> dict[tuple[str, int], int]:
     """Ask where logs begin or end, again while some do not answer; those are left out then.
@@ -260,7 +261,7 @@ def answered(
     found: dict[tuple[str, int], int] = {}
     while True:
         left = [one for one in partitions if one not in found]
-        found |= log_offsets(admin, left, which, patience, troubles=troubles)
+        found |= log_offsets(admin, left, which, patience, isolation=isolation, troubles=troubles)
         if len(found) == len(partitions) or time.monotonic() >= deadline:
             return found
         time.sleep(_LOOKUP_PAUSE_SECONDS)

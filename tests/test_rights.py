@@ -22,7 +22,7 @@ from confluent_kafka.admin import (
 from deploy.child import free_port
 from deploy.kafka import Kafka
 from gateway.process import EXIT_FAILED, EXIT_MISUSED
-from gateway.providers import PROVIDERS
+from gateway.providers import EVERY
 from gateway.send import fixture
 from tests.conftest import make_topics
 from tests.deployment import ROOT, deployment, until
@@ -36,6 +36,8 @@ USERS = {
     "consumer of P": "consumer",
     "the same, exactly-once": "exactly",
     "`consumers lag`": "lag",
+    "`consumers export`": "export",
+    "`gateway canary`": "canary",
     "`consumers audit`": "audit",
     "`consumers replay`, dry": "replay-dry",
     "`consumers replay --yes`": "replay",
@@ -71,7 +73,7 @@ def documented() -> dict[str, set[Right]]:
         if row[0] in USERS:
             rights[USERS[row[0]]] = set().union(*cells)
     raw = {one for one in rights["gateway"] if one[1] == f"raw.{PROVIDER}"}
-    for name in PROVIDERS:  # this gateway has an endpoint for each
+    for name in EVERY:  # this gateway has an endpoint for each
         rights["gateway"] |= {(kind, f"raw.{name}", operation) for kind, _, operation in raw}
     return rights
 
@@ -130,7 +132,9 @@ class Guarded:
     """A deployment whose programs each log in as a user."""
 
     def __init__(self, kafka) -> None:
-        self.made = make_topics(kafka.bootstrap, **{"raw.partitions": 2, "dlq.partitions": 1})
+        few = {"raw.partitions": 2, "dlq.partitions": 1}
+        self.made = make_topics(kafka.bootstrap, canary=True, **few)
+        self.unguarded = {"KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap}
         rights = documented()
         seen = {(kind, name, "DESCRIBE_CONFIGS") for kind, name, _ in rights["plan"]}
         grant(kafka, self.made.prefix, rights | {HALF: seen})
@@ -207,6 +211,22 @@ def test_each_program_does_its_work_with_the_rights_it_is_said_to_need(guarded):
     assert "1 of 1 records appended" in said["replay"].stdout
     assert "2 of 2 records appended" in said["replay-raw"].stdout
     assert said["tail"].stdout.count("VERIFICATION.STATUS_CHANGE") == 2
+
+
+def test_who_watches_does_so_with_the_rights_it_is_said_to_need(guarded):
+    """The exporter's rounds are complete, and the canary's beats are seen."""
+    deployed, of = guarded.deployed, guarded.of
+    deployed.gateway(**of("gateway"))
+    deployed.consumer("canary", **guarded.unguarded)
+    deployed.prober(ready=True, **of("canary"))
+    admin = free_port()
+    listen = {"EXPORTER_ADMIN_LISTEN": f"127.0.0.1:{admin}", "EXPORTER_INTERVAL": "1"}
+    exporter = deployed._start(["consumers", "export"], listen | of("export"), admin)
+    rounds = "verihook_export_rounds_total"
+    until(lambda: exporter.sum(rounds, '"complete"') >= 2, "complete rounds")
+    assert exporter.sum(rounds, '"partial"') == 0
+    raw = f"{guarded.made.prefix}raw.{PROVIDER}"
+    assert exporter.sum("verihook_topic_retention_seconds", f'"{raw}"') > 0
 
 
 @pytest.mark.parametrize(

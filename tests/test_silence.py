@@ -15,7 +15,7 @@ import pytest
 from confluent_kafka import OFFSET_INVALID
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from consumers.broker import EndProbe, log_offsets
+from consumers.broker import EndProbe
 from consumers.lag import LagTracker
 from consumers.outside import Outside
 from consumers.seen import TopicSeen
@@ -23,7 +23,7 @@ from deploy.child import free_port
 from deploy.kafka import Kafka, temporary_kafka
 from gateway.delivery import raw_topic
 from gateway.process import ConfigurationError
-from gateway.ranges import answered, find_ranges, partitions_of
+from gateway.ranges import answered, find_ranges, log_offsets, partitions_of
 from tests.conftest import make_topics
 from tests.deployment import until
 
