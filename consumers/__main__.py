@@ -58,6 +58,8 @@ class Authenticity(enum.StrEnum):
     UNSIGNED = "unsigned"
 
 
+_LONGEST_GROUP = 1_000
+
 Provider = Annotated[str, typer.Argument(help="One of the registered providers.")]
 EventsAsJson = Annotated[
     bool, typer.Option("--json", help="One object per line, the schema's field names.")
@@ -361,6 +363,7 @@ def lag(
     names, seconds = _watched(providers or []) if watch else (providers or [], 0.0)
     for provider in names:
         _known(provider)
+    _named(group or [])
     view = outside.View(
         client_config(os.environ),
         topic_prefix(os.environ),
@@ -376,6 +379,17 @@ def lag(
             found = _watch(view, found, seconds, as_json=as_json)
     if any(map(offsets.needs_somebody, found)):
         raise typer.Exit(EXIT_FAILED)
+
+
+def _named(groups: Sequence[str]) -> None:
+    """Refuse what cannot be a group's name, such as a shell's unset variable: the client aborts."""
+    for name in groups:
+        if not name:
+            raise ConfigurationError("--group is empty; name a group, or leave it out")
+        if len(name) > _LONGEST_GROUP or not name.isprintable():  # nor are bytes that are no UTF-8
+            raise ConfigurationError(
+                f"--group takes a name of up to {_LONGEST_GROUP} printable characters"
+            )
 
 
 def _watched(words: Sequence[str]) -> tuple[list[str], float]:
@@ -441,6 +455,7 @@ def export(
 
     It tells the truth when every consumer is dead. The metrics stand at EXPORTER_ADMIN_LISTEN.
     """
+    _named(group or [])
     settings = exporter.load_settings(os.environ, groups=group or [], interval=interval)
     start_logging(settings.log_level)
     exporter.export(settings)

@@ -13,12 +13,10 @@ from consumers.fate import Fate
 from consumers.metrics import Meter
 from consumers.records import Headers, Partition, Record
 from consumers.seen import SeenTelemetry
-from gateway.process import Readiness, Sparing
+from gateway.process import UNREACHABLE_SECONDS, VERSION, Readiness, Sparing
 
-VERSION = "0.1.0"
 HUNG_SECONDS = 30.0
 """A loop that has not asked Kafka for so long hangs, or waits for brokers that take nothing."""
-UNREACHABLE_SECONDS = 15.0
 _WATCH_SECONDS = 1.0
 _DELIVERY_ID = "verihook-delivery-id"
 _OURS = re.compile(rb"[0-9a-f]{16,64}")

@@ -19,7 +19,6 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from consumers import stall
-from consumers.attendant import VERSION
 from consumers.contract import Halted
 from consumers.normalizers import EVERY
 from consumers.offsets import windows
@@ -27,6 +26,7 @@ from consumers.outside import Group, Look, Outside, no_raw_topic, present
 from gateway.counting import Counts
 from gateway.kafka import client_config, topic_prefix
 from gateway.process import (
+    VERSION,
     Address,
     Admin,
     ConfigurationError,
@@ -44,6 +44,8 @@ KEPT_INTERVALS = 3
 """A round older than so many intervals says nothing about now."""
 _LEAST_ROUND_SECONDS, _MOST_ROUND_SECONDS = 5.0, 30.0
 _SAME_LINE_SECONDS = 60.0
+FAILED_ROUNDS = 3
+"""After so many the clients are made anew."""
 _GLANCE_SECONDS = 1.0
 
 Result = Literal["complete", "partial", "failed"]
@@ -178,7 +180,7 @@ class _Families:
         self.lag_seconds = GaugeMetricFamily(
             "verihook_group_lag_seconds",
             "Age of the first record that is not committed: how late the group is. 0 only where "
-            "none waits, absent where it is not known.",
+            "none waits (or its time is ahead of ours), absent where it is not known.",
             labels=of_partition,
         )
         self.committed = GaugeMetricFamily(
@@ -255,12 +257,13 @@ class _Round:
             if group.name not in look.silent
         }
         self._stalled = {
-            group: any(
+            group.name: any(
                 stall.stalled(windows(one.lag(0.0))) is not None
                 for one in look.standings
-                if one.group == group
+                if one.group == group.name
             )
-            for group in self._partitions
+            for group in look.groups
+            if group.provider and group.name in self._partitions
         }
 
     def fill(self, families: _Families, now: float) -> None:
@@ -283,9 +286,14 @@ class _Round:
             _add(families.members, (group,), members)
         for group, partitions in self._partitions.items():
             families.partitions.add_metric((group,), partitions)
-            families.stalled.add_metric((group,), self._stalled[group])
+        for group, is_stalled in self._stalled.items():
+            families.stalled.add_metric((group,), is_stalled)
         for topic, kept in self._look.retention.items():
             families.retention.add_metric((topic,), kept)
+        self._fill_letters(families, now)
+
+    def _fill_letters(self, families: _Families, now: float) -> None:
+        """Add what waits in the dead topics; nothing of one where a partition is not known."""
         for standing in self._look.letters:
             positions = standing.lag(now).positions
             records = [one.records for one in positions if one.records is not None]
@@ -309,10 +317,23 @@ class Exporter:
         self._readiness = readiness
         self._sparing = Sparing(_SAME_LINE_SECONDS)
         self._seconds = min(max(settings.interval, _LEAST_ROUND_SECONDS), _MOST_ROUND_SECONDS)
+        self._present: dict[str, Group] = {}
+        self._failed = 0
         self.outside = Outside(settings.kafka)
 
     def round(self) -> Result:
-        """Ask everything once."""
+        """Ask everything once; after some rounds that failed, with clients made anew.
+
+        A client of librdkafka 2.16 that was asking for metadata while its broker hung can be deaf
+        for good afterwards: brokers answer a new one at once.
+        """
+        if self._failed >= FAILED_ROUNDS:
+            self._failed = 0
+            log.warning(
+                "clients_replaced", why=f"{FAILED_ROUNDS} rounds failed one after the other"
+            )
+            self.outside.close()
+            self.outside = Outside(self._settings.kafka)
         began = time.monotonic()
         look: Look | None = None
         try:
@@ -322,6 +343,7 @@ class Exporter:
         else:
             troubles = list(look.troubles)
         result = self._metrics.round(look, time.monotonic() - began)
+        self._failed = self._failed + 1 if result == "failed" else 0
         whys = [*map(str, troubles), *(_unended(look) if look is not None else ())]
         held_back = self._sparing.admit(result, time.monotonic()) if whys else None
         if held_back is not None:
@@ -338,7 +360,17 @@ class Exporter:
         groups += [Group(name) for name in self._settings.groups if name not in known]
         if not groups:
             raise ConfigurationError(no_raw_topic(prefix))
-        return self.outside.look(groups, topics, prefix=prefix, letters=True, seconds=self._seconds)
+        look = self.outside.look(groups, topics, prefix=prefix, letters=True, seconds=self._seconds)
+        self._present |= {one.name: one for one in groups if one.provider}
+        gone = [
+            Halted(
+                f"{one.topics[0]} is no longer there, or hidden from this client; if it was taken "
+                "away on purpose, start the exporter anew"
+            )
+            for name, one in self._present.items()
+            if name not in {group.name for group in groups}
+        ]
+        return msgspec.structs.replace(look, troubles=(*look.troubles, *gone))
 
     def run(self, stop: threading.Event) -> None:
         """Ask again and again, one round in each interval."""
@@ -373,9 +405,13 @@ def export(settings: Settings) -> None:
         while not stop.wait(_GLANCE_SECONDS):
             if not asking.is_alive():  # its trace is on stderr: a supervisor starts us anew
                 raise Halted("the rounds ended by themselves; see the lines before")
-        asking.join(1.0)  # one that waits for a silent broker is not waited for
+        asking.join(1.0)
         if not asking.is_alive():
             exporter.outside.close()
     finally:
         log.info("stopped")
         admin.close()
+    if asking.is_alive():
+        # It waits for a silent broker, in threads that Python would wait for at its end. Nothing
+        # of an exporter is lost with them.
+        os._exit(0)

@@ -13,12 +13,9 @@ from typing import Any
 
 import msgspec
 from confluent_kafka import (
-    Consumer,
     IsolationLevel,
     KafkaError,
     KafkaException,
-    Message,
-    TopicPartition,
 )
 from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec, ResourceType
 
@@ -26,17 +23,15 @@ from consumers import passport
 from consumers.broker import CLOSE_SECONDS, close_within
 from consumers.committed import Committed
 from consumers.contract import Halted
-from consumers.offsets import NOTHING, Checkpoint, GroupLag, Waiting, position
+from consumers.first_records import FirstRecords, Question
+from consumers.offsets import Checkpoint, GroupLag, Waiting, position
 from consumers.progress import passed, replay_group
 from consumers.records import Partition
 from gateway.delivery import dead_topic, group_id, raw_topic
-from gateway.kafka import MAY_NOT
 from gateway.process import ConfigurationError
 from gateway.ranges import (
-    RangeUnread,
     answered,
     log_offsets,
-    may_not_read,
     partitions_of,
     silence,
 )
@@ -49,8 +44,6 @@ _OFFSETS_SHARE = 8
 _LEAST_SECONDS = 0.5
 _RETENTION_SECONDS = 60.0
 _ASKED_AT_ONCE = 32
-_READ_AT_ONCE = 50
-"""Partitions read side by side: each may hold a batch of the largest size in memory."""
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -146,7 +139,7 @@ class Outside:
         self._heard: deque[KafkaError] = deque(maxlen=50)
         settings: dict[str, Any] = {"log_level": "0", **config, "error_cb": self._heard.append}
         self._admin = AdminClient(settings)
-        self._committed: dict[str, Committed] = {}
+        self._committed: dict[Group, Committed] = {}
         self._records = FirstRecords(config)
         self._retention: dict[str, float] = {}
         self._retention_of: frozenset[str] = frozenset()
@@ -211,9 +204,9 @@ class Outside:
         # The committed offsets first: the ends asked for later cannot lie before them.
         committed = self._ask_committed([*groups, *dead], topics, left(), troubles)
         read = {
-            one: topics_of(one, committed[one.name], topics)
+            one: topics_of(one, committed[one], topics)
             for one in [*groups, *dead]
-            if one.name in committed
+            if one in committed
         }
         partitions = [
             (topic, number)
@@ -225,16 +218,15 @@ class Outside:
         ends = answered(self._admin, partitions, OffsetSpec.latest(), patience)  # type: ignore[no-untyped-call] # a classmethod without annotations
         for one in dead:
             # Where the log no longer has what was passed, all that it has waits.
-            committed[one.name] = {
+            committed[one] = {
                 at: (offset, "")
-                for at, offset in passed(committed.get(one.name, {})).items()
+                for at, offset in passed(committed.get(one, {})).items()
                 if first.get(at, offset) <= offset <= ends.get(at, offset)
             }
         members = self._members([one.name for one in groups], left())
         places = {
             (one, topic): [
-                _place((topic, number), committed[one.name], first, ends)
-                for number in topics[topic]
+                _place((topic, number), committed[one], first, ends) for number in topics[topic]
             ]
             for one, names in read.items()
             for topic in names
@@ -250,7 +242,7 @@ class Outside:
                 members=members.get(one.name, ("unknown", None))[1],
                 places=tuple(
                     msgspec.structs.replace(
-                        place, waiting=found.get((one.name, topic, place.partition), place.waiting)
+                        place, waiting=found.get((one, topic, place.partition), place.waiting)
                     )
                     for place in of_topic
                 ),
@@ -264,7 +256,7 @@ class Outside:
             standings=tuple(one for key, one in standings.items() if key[0] not in dead),
             letters=tuple(one for key, one in standings.items() if key[0] in dead),
             retention=self._kept(frozenset(kept & topics.keys()), left()) if letters else {},
-            silent=frozenset(one.name for one in groups if one.name not in committed),
+            silent=frozenset(one.name for one in groups if one not in committed),
             unended=tuple(one for one in partitions if one not in first or one not in ends),
             troubles=tuple(troubles),
         )
@@ -275,33 +267,36 @@ class Outside:
         topics: Mapping[str, Sequence[int]],
         seconds: float,
         troubles: list[Exception],
-    ) -> dict[str, dict[Partition, tuple[int, str]]]:
+    ) -> dict[Group, dict[Partition, tuple[int, str]]]:
         """Ask what groups committed, side by side: one without a coordinator delays no other."""
         for one in groups:
-            if one.name not in self._committed:
-                self._committed[one.name] = Committed(self._config, one.name)
+            if one not in self._committed:
+                self._committed[one] = Committed(self._config, one.name)
 
         def ask(group: Group) -> dict[Partition, tuple[int, str]] | Halted:
             names = [topic for topic in group.topics or topics if topic in topics]
             asked = [(topic, number) for topic in names for number in topics[topic]]
             try:
-                return self._committed[group.name].read_partitions(asked, seconds / 2)
+                return self._committed[group].read_partitions(asked, seconds / 2)
             except Halted as end:
                 return end
 
-        found: dict[str, dict[Partition, tuple[int, str]]] = {}
+        found: dict[Group, dict[Partition, tuple[int, str]]] = {}
         with ThreadPoolExecutor(_ASKED_AT_ONCE, "committed") as asking:
             for group, answer in zip(groups, asking.map(ask, groups), strict=True):
                 if isinstance(answer, Halted):
                     troubles.append(answer)
                 else:
-                    found[group.name] = answer
+                    found[group] = answer
         return found
 
     def _ends_that_are_not_stable(
         self, places: Mapping[tuple[Group, str], list[Place]], seconds: float
     ) -> None:
-        """Correct the end where a group reads on into an open transaction: it is not beyond."""
+        """Forget the end where a group reads on into an open transaction.
+
+        It is not beyond the log, and how much waits after it nobody may read yet.
+        """
         ahead = {
             (topic, place.partition)
             for (_, topic), of_topic in places.items()
@@ -321,7 +316,7 @@ class Outside:
                 if place.end is not None and place.end < at <= last.get(
                     (topic, place.partition), 0
                 ):
-                    of_topic[index] = msgspec.structs.replace(place, end=at)
+                    of_topic[index] = msgspec.structs.replace(place, end=None)
 
     def _members(self, groups: Sequence[str], seconds: float) -> dict[str, tuple[str, int | None]]:
         """Give each group's state and how many members are alive; None where nobody says."""
@@ -383,20 +378,7 @@ def topics_of(
     ]
 
 
-class _Question(msgspec.Struct, frozen=True):
-    """Which record is the first in a partition from `at` on, where the log ends at `end`."""
-
-    group: str
-    partition: Partition
-    at: int
-    end: int
-
-    @property
-    def key(self) -> tuple[str, str, int]:
-        return (self.group, *self.partition)
-
-
-def _to_read(places: Mapping[tuple[Group, str], Sequence[Place]]) -> list[_Question]:
+def _to_read(places: Mapping[tuple[Group, str], Sequence[Place]]) -> list[Question]:
     """Give what is behind."""
     found = []
     for (group, topic), of_topic in places.items():
@@ -407,152 +389,8 @@ def _to_read(places: Mapping[tuple[Group, str], Sequence[Place]]) -> list[_Quest
             if place.committed is not None:
                 at = max(at, place.committed.next_offset)
             if at < place.end:
-                found.append(_Question(group.name, (topic, place.partition), at, place.end))
+                found.append(Question(group, (topic, place.partition), at, place.end))
     return found
-
-
-_FETCH: Mapping[str, Any] = {
-    # Of a batch Kafka always gives the whole. A partition that may give less than its batch is
-    # answered with nothing, unless it is the first of the question: 200 took 15 s at 4 kB.
-    "fetch.message.max.bytes": 1024 * 1024,
-    "fetch.max.bytes": 4 * 1024 * 1024,
-    "fetch.wait.max.ms": 20,
-    "fetch.queue.backoff.ms": 5,  # else the next fetch waits for a second once records are here
-}
-
-
-class _Known(msgspec.Struct, frozen=True):
-    """From `at` up to `upto` no record can be read; at `upto` is one, if there is a time."""
-
-    at: int
-    upto: int
-    timestamp: int | None
-
-
-class FirstRecords:
-    """The times of first records that wait, each read once for as long as it is the first."""
-
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        self._known: dict[tuple[str, str, int], _Known] = {}
-        self.reads = 0
-        """How many partitions were read."""
-        self._consumer = Consumer(
-            {
-                "log_level": "0",
-                **config,
-                "group.id": "verihook-first-records",  # joined by nobody
-                "enable.auto.commit": False,
-                "enable.auto.offset.store": False,
-                "auto.offset.reset": "error",
-                "isolation.level": "read_committed",
-                "allow.auto.create.topics": False,
-                # The position stays before a marker at the log's end: only this tells the end.
-                "enable.partition.eof": True,
-                **_FETCH,
-            }
-        )
-
-    def close(self) -> None:
-        """Let the client go."""
-        self._consumer.close()
-
-    def look(
-        self, questions: Sequence[_Question], seconds: float, troubles: list[Exception]
-    ) -> dict[tuple[str, str, int], Waiting]:
-        """Give the time of each first record, by group and partition, or that there is none.
-
-        What is not answered within `seconds` is left out, and told to `troubles`.
-        """
-        end = time.monotonic() + seconds
-        asked = {one.key for one in questions}
-        self._known = {key: known for key, known in self._known.items() if key in asked}
-        open_ = [one for one in questions if self._told(one) is None]
-        while open_:
-            part: dict[Partition, _Question] = {}
-            for one in open_:
-                if len(part) < _READ_AT_ONCE:
-                    part.setdefault(one.partition, one)
-            open_ = [one for one in open_ if part.get(one.partition) is not one]
-            left = end - time.monotonic()
-            # So that partitions which do not answer leave time for the others.
-            share = left / (1 + -(-len(open_) // _READ_AT_ONCE))
-            troubles += self._read(part, max(_LEAST_SECONDS, share))
-        return {one.key: told for one in questions if (told := self._told(one)) is not None}
-
-    def _told(self, question: _Question) -> Waiting:
-        """Say what is known without reading."""
-        known = self._known.get(question.key)
-        if known is None or not known.at <= question.at <= known.upto:
-            return None
-        if known.timestamp is None:
-            return NOTHING if question.end == known.upto else None
-        return known.timestamp if known.upto < question.end else None
-
-    def _read(self, open_: dict[Partition, _Question], seconds: float) -> list[Exception]:
-        """Read these partitions until each has given its first record, or its end."""
-        self.reads += len(open_)
-        troubles: list[Exception] = []
-        trouble = "no answer"
-        end = time.monotonic() + seconds
-        self._consumer.assign([TopicPartition(*at, self._start(one)) for at, one in open_.items()])
-        try:
-            while open_ and time.monotonic() < end:
-                done = []
-                for message in self._consumer.consume(len(open_), 0.05):
-                    at = (message.topic() or "", message.partition() or 0)
-                    error = message.error()
-                    if at not in open_:
-                        continue
-                    why = _never(*at, error)
-                    if why:
-                        troubles.append(RangeUnread(why))
-                    elif not self._noted(open_[at], message):
-                        trouble = error.name() if error is not None else trouble
-                        continue
-                    del open_[at]
-                    done.append(TopicPartition(*at))
-                if done and open_:
-                    self._consumer.incremental_unassign(done)
-        finally:
-            self._consumer.unassign()
-        return troubles + [
-            RangeUnread(f"{topic}[{number}] gave no record in time: {trouble}")
-            for topic, number in open_
-        ]
-
-    def _start(self, question: _Question) -> int:
-        """Give where to begin: not again with what is known to hold no record."""
-        known = self._known.get(question.key)
-        if known is None or known.timestamp is not None:
-            return question.at
-        return known.upto if known.at <= question.at <= known.upto <= question.end else question.at
-
-    def _noted(self, question: _Question, message: Message) -> bool:
-        """Take note of a partition's answer; False if it is none."""
-        offset, error = message.offset(), message.error()
-        if offset is None or offset < question.at:
-            return False
-        if error is not None and (
-            error.code() != KafkaError._PARTITION_EOF  # noqa: SLF001 - the client's public names begin so
-            or offset < question.end  # a new leader does not know the end yet
-        ):
-            return False
-        known = _Known(question.at, question.end, None)
-        if error is None and offset < question.end:  # else it came after the end was asked for
-            known = _Known(question.at, offset, message.timestamp()[1])
-        self._known[question.key] = known
-        return True
-
-
-def _never(topic: str, partition: int, error: KafkaError | None) -> str:
-    """Say what will not pass while one waits; nothing of other errors."""
-    if error is None:
-        return ""
-    if error.code() in MAY_NOT:
-        return may_not_read(topic)
-    if error.code() in {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}:  # noqa: SLF001
-        return f"{topic}[{partition}] no longer has the offsets to be read"
-    return ""
 
 
 class View:

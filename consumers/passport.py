@@ -10,6 +10,11 @@ MOST_BYTES = 4_095
 _Moment = Annotated[int, msgspec.Meta(ge=0, le=253_402_300_799_999)]
 """Up to the year 9999: what reads a passport can show every time it may hold."""
 
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+"""What is counted with floats: anybody who may commit for the group chooses these numbers."""
+
+_LONGEST_WORD = 200
+
 _MINUTES_BACK = 5
 """Kafka's time of records goes back a little where a partition's leader changes."""
 
@@ -21,9 +26,9 @@ class Passport(msgspec.Struct, frozen=True, kw_only=True):
     of records and of those that failed.
     """
 
-    mapping_revision: int
+    mapping_revision: _Count
     last_record_at: _Moment
-    recent: dict[str, list[tuple[int, int, int]]] = {}
+    recent: dict[str, list[tuple[_Count, _Count, _Count]]] = {}
 
 
 def written(passport: Passport) -> str:
@@ -47,7 +52,8 @@ def read(text: str | None) -> Passport | None:
         return None
     now = passport.last_record_at // 60_000 + _MINUTES_BACK
     recent = {
-        native_type: [one for one in minutes if 0 <= one[0] <= now and 0 <= one[2] <= one[1]]
+        native_type: [one for one in minutes if one[0] <= now and one[2] <= one[1]]
         for native_type, minutes in passport.recent.items()
+        if native_type.isprintable() and len(native_type) <= _LONGEST_WORD
     }
     return msgspec.structs.replace(passport, recent=recent)

@@ -18,6 +18,7 @@ from deploy.grafana import (
     chosen_variable,
     graph,
     heatmap,
+    no_number,
     now,
     panel,
     query,
@@ -121,6 +122,16 @@ def age(metric: str, labels: str) -> str:
     return f"timestamp({metric}{{{labels}}}) - ({metric}{{{labels}}} > 0)"
 
 
+def slope(metric: str, labels: str) -> str:
+    """Give how fast a gauge moves, per second; below 0 where it was set back."""
+    return f"deriv({metric}{{{labels}}}[$__rate_interval])"
+
+
+def once(series: str, by: str) -> str:
+    """Take what several exporters say of the same thing once."""
+    return f"max by ({by}) ({series})"
+
+
 def sourced() -> str:
     """Give lag in records by `provider` and `partition`, from the source that was chosen.
 
@@ -141,8 +152,39 @@ OUTSIDE = f"verihook_group_lag_seconds{{{GROUP}}}"
 INSIDE = f"verihook_consumer_lag_seconds{{{GROUP}}}"
 BEHIND = f"verihook_consumer_lag_records{{{GROUP}}}"
 OWNED = f"verihook_assigned_partitions{{{GROUP}}}"
+PARTITIONS = f"verihook_group_partitions{{{GROUP}}}"
 LATENESS = ("green", LATE_SECONDS, "orange", VERY_LATE_SECONDS, "red")
 DASHED = {"id": "custom.lineStyle", "value": {"fill": "dash", "dash": [10, 10]}}
+
+
+def told() -> str:
+    """Give of how many partitions the lag is known, by provider."""
+    return f"count by (provider) ({once(by_provider(OUTSIDE), 'provider, topic, partition')})"
+
+
+def shared() -> str:
+    """Give how many partitions a provider's group shares."""
+    return once(by_provider(PARTITIONS), "provider")
+
+
+def untold() -> str:
+    """Give of how many partitions nobody knows the lag, by provider."""
+    return f"{shared()} - ({told()} or 0 * {shared()})"
+
+
+def lateness() -> str:
+    """Give how late events are, by provider; NaN where nobody can say.
+
+    In time is only who is in time in every partition; a partition that is late is late, whatever
+    the others are. Who has a group or sends deliveries is named, though nobody knows the lag.
+    """
+    worst = once(by_provider(OUTSIDE), "provider")
+    return (
+        f"{worst} > {LATE_SECONDS} "
+        f"or {worst} unless on (provider) {told()} < {shared()} "
+        f"or NaN * {shared()} "
+        f"or NaN * sum by (provider) ({rate(REQUESTS, KNOWN)})"
+    )
 
 
 def dashed(*letters: str) -> list[Json]:
@@ -167,16 +209,15 @@ def overview() -> Iterator[Json]:
 
 
 def _now() -> Iterator[Json]:
-    worst = f"max by (provider) ({by_provider(OUTSIDE)})"
     yield tiles(
         "How late events are, by provider",
         "Age of the oldest delivery that is stored and is no event yet, measured from outside, "
         "so it is true though every consumer is dead; the worst partition of each provider. Red: "
-        "open Normalizer for that provider. unknown: the gateway takes its deliveries and nobody "
-        "knows their lag; the exporter is down, or it cannot ask Kafka. canary is ours, no user.",
+        "open Normalizer for that provider. unknown: no partition is known to be late, and of "
+        "one at least nobody knows; the exporter is down, or it cannot ask Kafka for that "
+        "partition. canary is ours, no user.",
         "s",
-        # A lag that is absent stays absent, but its provider is named.
-        now(f"{worst} or NaN * sum by (provider) ({rate(REQUESTS, KNOWN)})", "{{provider}}"),
+        now(lateness(), "{{provider}}"),
         LATENESS,
         width=12,
         named=True,
@@ -306,9 +347,9 @@ def _flow() -> Iterator[Json]:
         "How late events are, over time",
         "The first panel as a graph, with the freshness target as a line. A ramp of one second "
         "per second: nothing is read at all, look at the consumer. A slower ramp: more comes in "
-        "than is read. One provider: its consumer or mapping. All: Kafka.",
+        "than is read. One provider: its consumer or mapping. All: Kafka. A gap: unknown.",
         "s",
-        query(f"max by (provider) ({by_provider(OUTSIDE)})", "{{provider}}"),
+        query(lateness(), "{{provider}}"),
         steps=("green", LATE_SECONDS, "red"),
         empty="unknown",
         runbooks=("VerihookFreshnessBurningFast", "VerihookLagNearRetention"),
@@ -324,6 +365,7 @@ def _failures() -> Iterator[Json]:
         "overloaded: add a gateway process. By endpoint: open Gateway.",
         "reqps",
         query(f"sum by (reason) ({rejections}) > 0", "{{reason}}"),
+        width=6,
         empty="nothing was refused",
         runbooks=("VerihookRejectionsRising", "VerihookEndpointStoresNothing"),
     )
@@ -335,6 +377,7 @@ def _failures() -> Iterator[Json]:
         "mapping, then `python -m consumers replay`; by stage and provider: open Normalizer.",
         "short",
         query(f"sum by (provider, reason) ({failures}) > 0", "{{provider}} {{reason}}"),
+        width=6,
         empty="no failures",
         runbooks=("VerihookDeadLettersWaiting",),
     )
@@ -346,7 +389,19 @@ def _failures() -> Iterator[Json]:
         "when. Short after a start; for longer: its log names the reason.",
         "short",
         now(not_ready, "{{job}} {{condition}}"),
+        width=6,
         empty="all are ready",
+    )
+    versions = f"count by (job, version, librdkafka) (verihook_build_info{{{JOB}}})"
+    yield bars(
+        "Versions that run",
+        "How many processes run which version of Verihook, with which librdkafka. Two versions "
+        "of a job for longer than a rollout takes: it did not end; see which process was not "
+        "started anew.",
+        "short",
+        now(versions, "{{job}} {{version}}, librdkafka {{librdkafka}}"),
+        width=6,
+        empty="no process",
     )
 
 
@@ -418,21 +473,22 @@ def _canary() -> Iterator[Json]:
 
 def provider_by_provider() -> Json:
     """Give a row of numbers per provider."""
-    parts = f"sum by (provider) ({by_provider(f'verihook_group_partitions{{{GROUP}}}')})"
-    known = f"count by (provider) ({by_provider(OUTSIDE)})"
-    lost = by_provider(f"verihook_group_lost_records{{{GROUP}}}")
-    beyond = by_provider(f"verihook_group_offsets_beyond_end{{{GROUP}}}")
+    topic = "provider, topic"
+    lost = once(by_provider(f"verihook_group_lost_records{{{GROUP}}}"), topic)
+    beyond = once(by_provider(f"verihook_group_offsets_beyond_end{{{GROUP}}}"), topic)
     stalled = by_provider(f"verihook_group_stalled{{{GROUP}}}")
     waiting = of_topics(f"verihook_dead_letters_waiting_records{{{DEAD}}}", "dlq")
+    waiting = once(waiting, topic)
+    behind = once(sourced(), "provider, topic, topic_name, partition")
     received = in_all("verihook_end_to_end_seconds_bucket", PROVIDER)
     records = rate("verihook_records_consumed_total", PROVIDER)
     dead = in_all("verihook_dead_letters_total", PROVIDER)
     attention = thresholds("text", 0.5, "orange")
     alarm = thresholds("text", 1, "red")
     columns: dict[str, tuple[str, str, Json | None]] = {
-        "late by": (f"max by (provider) ({by_provider(OUTSIDE)})", "s", thresholds(*LATENESS)),
-        "records behind": (f"sum by (provider) ({sourced()})", "short", None),
-        "lag unknown": (f"{parts} - ({known} or 0 * {parts})", "short", attention),
+        "late by": (lateness(), "s", thresholds(*LATENESS)),
+        "records behind": (f"sum by (provider) ({behind})", "short", None),
+        "lag unknown": (untold(), "short", attention),
         "records/s": (f"sum by (provider) ({records})", "cps", None),
         "p95": (quantile(0.95, received, "provider, le"), "s", None),
         "new dead letters": (f"sum by (provider) ({dead})", "short", attention),
@@ -452,6 +508,12 @@ def provider_by_provider() -> Json:
         "provider",
         columns,
         width=24,
+        cells=[
+            {
+                "matcher": {"id": "byName", "options": "late by"},
+                "properties": [{"id": "mappings", "value": no_number("unknown")}],
+            }
+        ],
         runbooks=(
             "VerihookConsumerStalled",
             "VerihookRecordsLost",
@@ -688,10 +750,10 @@ def _gateway_process() -> Iterator[Json]:
     reloads = times("verihook_configuration_reloads_total", JOB)
     yield graph(
         "Ready, connected, reloaded",
-        "Each condition of readiness (1 or 0, the worst process), connections to brokers that "
-        "stand, and reloads of endpoints and secrets. A condition at 0: `GET /readyz?verbose` "
-        "says since when. reload failed: the old configuration is in force, the log says what "
-        "is wrong.",
+        "Each condition of readiness (1 or 0, the worst process), the cluster's brokers that "
+        "are connected, and reloads of endpoints and secrets. A condition at 0: `GET "
+        "/readyz?verbose` says since when. reload failed: the old configuration is in force, the "
+        "log says what is wrong.",
         "short",
         query(f"min by (condition) ({ready})", "{{condition}}"),
         query(f"min({up})", "brokers connected"),
@@ -723,9 +785,21 @@ def _lag() -> Iterator[Json]:
     yield graph(
         "Lag in seconds, from outside",
         f"By partition, as the exporter measures it: the authority, also when every consumer is "
-        f"dead. {seconds} A line that ends: its lag is not known, see the exporter below.",
+        f"dead. {seconds} unknown: of how many partitions nobody knows the lag (right axis); "
+        "see the exporter below.",
         "s",
-        query(f"max by ({per_partition}) ({by_provider(OUTSIDE)})", legend),
+        query(once(by_provider(OUTSIDE), per_partition), legend),
+        query(f"{untold()} > 0", "{{provider}} unknown"),
+        overrides=[
+            {
+                "matcher": {"id": "byFrameRefID", "options": "B"},
+                "properties": [
+                    {"id": "unit", "value": "short"},
+                    {"id": "custom.axisPlacement", "value": "right"},
+                    DASHED,
+                ],
+            }
+        ],
         width=6,
         steps=("green", LATE_SECONDS, "red"),
         empty="nobody knows the lag",
@@ -756,11 +830,10 @@ def _lag() -> Iterator[Json]:
         "Lag, as a share of the retention",
         "At 100 % Kafka deletes deliveries that are no events yet. Rising towards it: raise "
         "retention.ms of the raw topic first, then find out why nothing is read. Absent where "
-        "the topic keeps everything, or does not tell.",
+        "the topic keeps everything, or does not tell, and where the lag is unknown.",
         "percentunit",
         query(
-            f"max by (provider) ({by_provider(OUTSIDE)}) / on (provider) "
-            f"min by (provider) ({retention})",
+            f"({lateness()}) / on (provider) min by (provider) ({retention})",
             "{{provider}}",
         ),
         width=6,
@@ -771,17 +844,20 @@ def _lag() -> Iterator[Json]:
 
 
 def _reading() -> Iterator[Json]:
-    produced = of_topics(rate("verihook_log_end_offset", RAW), "raw")
-    consumed = by_provider(rate("verihook_group_committed_offset", GROUP))
+    partition = "provider, topic, partition"
+    produced = once(of_topics(slope("verihook_log_end_offset", RAW), "raw"), partition)
+    consumed = once(by_provider(slope("verihook_group_committed_offset", GROUP)), partition)
     yield graph(
         "Consumption against production",
         "Records written to the raw topic and records committed (dashed), per second, both from "
         "outside. Committed below written for long: add a consumer, up to the partition count. "
-        "Committed at 0: see the pulse beside this.",
+        "Committed at 0: see the pulse beside this. Below 0: somebody set the group back, or the "
+        "topic was made anew.",
         "cps",
         query(f"sum by (provider) ({produced})", "{{provider}} written"),
         query(f"sum by (provider) ({consumed})", "{{provider}} committed"),
         overrides=dashed("B"),
+        least=None,
         empty="no exporter",
     )
     polled = age("verihook_consumer_last_poll_timestamp_seconds", GROUP)
@@ -798,7 +874,6 @@ def _reading() -> Iterator[Json]:
         empty="no consumer",
     )
     members = by_provider(f"verihook_group_members{{{GROUP}}}")
-    partitions = by_provider(f"verihook_group_partitions{{{GROUP}}}")
     in_hand = by_provider(f"verihook_records_in_progress{{{GROUP}}}")
     yield graph(
         "Members, partitions, records in hand",
@@ -807,7 +882,7 @@ def _reading() -> Iterator[Json]:
         "partitions: the surplus idles. Owned below partitions for long: one has no owner.",
         "short",
         query(f"max by (provider) ({members})", "{{provider}} members"),
-        query(f"max by (provider) ({partitions})", "{{provider}} partitions"),
+        query(shared(), "{{provider}} partitions"),
         query(f"sum by (provider) ({by_provider(OWNED)})", "{{provider}} owned"),
         query(f"sum by (provider) ({in_hand})", "{{provider}} records in hand"),
         empty="no group",
@@ -843,6 +918,7 @@ def _unreadable() -> Iterator[Json]:
         empty="every word was known",
         runbooks=("VerihookUnmappedValues",),
     )
+    topic = "provider, topic"
     dead = times("verihook_dead_letters_total", PROVIDER)
     waiting = of_topics(f"verihook_dead_letters_waiting_records{{{DEAD}}}", "dlq")
     oldest = of_topics(f"verihook_dead_letters_waiting_seconds{{{DEAD}}}", "dlq")
@@ -853,7 +929,7 @@ def _unreadable() -> Iterator[Json]:
         "dead topic's retention deletes them.",
         "short",
         query(f"sum by (provider) ({dead}) > 0", "{{provider}} new"),
-        query(f"sum by (provider) ({waiting}) > 0", "{{provider}} waiting"),
+        query(f"sum by (provider) ({once(waiting, topic)}) > 0", "{{provider}} waiting"),
         query(f"max by (provider) ({oldest}) > 0", "{{provider}} age"),
         overrides=[
             {
@@ -940,8 +1016,9 @@ def _trust() -> Iterator[Json]:
     stalled = by_provider(f"verihook_consumer_stalled{{{GROUP}}}")
     outside = by_provider(f"verihook_group_stalled{{{GROUP}}}")
     lost = by_provider(times("verihook_records_lost_to_retention_total", GROUP))
-    missing = by_provider(f"verihook_group_lost_records{{{GROUP}}}")
-    beyond = by_provider(f"verihook_group_offsets_beyond_end{{{GROUP}}}")
+    topic = "provider, topic"
+    missing = once(by_provider(f"verihook_group_lost_records{{{GROUP}}}"), topic)
+    beyond = once(by_provider(f"verihook_group_offsets_beyond_end{{{GROUP}}}"), topic)
     yield graph(
         "Stalled, lost, beyond the end",
         "stalled (from inside and outside): most records failed and nothing more is read; mend "
@@ -989,8 +1066,8 @@ def _beside() -> Iterator[Json]:
     up = of_consumers(f"verihook_kafka_brokers_up{{{JOB}}}")
     yield graph(
         "Ready and connected",
-        "Each condition of readiness (1 or 0, the worst process), and connections to brokers "
-        "that stand. A condition at 0: `GET /readyz?verbose` says since when. No connection: "
+        "Each condition of readiness (1 or 0, the worst process), and the cluster's brokers "
+        "that are connected. A condition at 0: `GET /readyz?verbose` says since when. None: "
         "the brokers, the network, the credentials.",
         "short",
         query(f"min by (condition) ({ready})", "{{condition}}"),

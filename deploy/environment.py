@@ -101,6 +101,7 @@ class Environment:
         return self.folder / f"verihook-state-{further}"
 
     def _add(self, further: str, wanted: list[str], fit: str) -> None:
+        self._state_of(further).write_text("incomplete", encoding="utf-8")
         with self.log.open("a", encoding="utf-8") as log:
             say(f"installing {', '.join(wanted)} and what they need into .venv")
             self._install(wanted, log)
@@ -109,7 +110,8 @@ class Environment:
 
     def _is(self, fit: str) -> bool:
         try:
-            return self._state.read_text(encoding="utf-8") == fit and self._runs()
+            fits = self._state.read_text(encoding="utf-8") == fit
+            return fits and self._runs() and not self._half_added()
         except OSError:
             return False
 
@@ -141,7 +143,12 @@ class Environment:
         except OSError:
             return False
         same_python = state.partition(" ")[0] == fit.partition(" ")[0]
-        return same_python and self._runs()
+        return same_python and self._runs() and not self._half_added()
+
+    def _half_added(self) -> bool:
+        """Tell whether the installation of an extra was interrupted."""
+        states = self.folder.glob(f"{self._state.name}-*")
+        return any(one.read_text(encoding="utf-8") == "incomplete" for one in states)
 
     def _create(self, log: Any) -> None:
         try:

@@ -74,7 +74,8 @@ def panel(
 def graph(title: str, description: str, unit: str, *targets: Json, **more: Any) -> Json:
     """Build a graph over time.
 
-    `percent` stacks it to 100 %, `steps` draw lines at bounds, `empty` is said where nothing is.
+    `percent` stacks it to 100 %, `steps` draw lines at bounds, `empty` is said where nothing is,
+    `least` is where the axis begins: at 0, or with None at what is shown.
     """
     custom = {
         "drawStyle": "line",
@@ -89,12 +90,22 @@ def graph(title: str, description: str, unit: str, *targets: Json, **more: Any) 
         "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True, "calcs": []},
         "tooltip": {"mode": "multi", "sort": "desc"},
     }
-    defaults = {"custom": custom, "min": 0, "noValue": more.get("empty", "no data")}
+    defaults = {
+        "custom": custom,
+        "min": more.get("least", 0),
+        "noValue": more.get("empty", "no data"),
+    }
     if "steps" in more:
         defaults["thresholds"] = thresholds(*more["steps"])
     return panel(
         "timeseries", title, description, unit, targets, defaults=defaults, options=options, **more
     )
+
+
+def no_number(text: str) -> list[Json]:
+    """Say `text` in a colour of its own where there is no number: the base colour is green."""
+    nothing = {"text": text, "color": "purple", "index": 0}
+    return [{"type": "special", "options": {"match": "null+nan", "result": nothing}}]
 
 
 def tiles(
@@ -109,11 +120,9 @@ def tiles(
         "orientation": "auto",
         "textMode": "value_and_name" if more.get("named") else "value",
     }
-    # Without a value the base colour would be shown, which is green.
-    nothing = {"text": more["empty"], "color": "purple", "index": 0}
     defaults = {
         "thresholds": thresholds(*steps),
-        "mappings": [{"type": "special", "options": {"match": "null+nan", "result": nothing}}],
+        "mappings": no_number(more["empty"]),
         "noValue": more["empty"],
         "min": 0,
     }

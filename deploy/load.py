@@ -5,12 +5,14 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Self
 
 from gateway.process import ConfigurationError
 from gateway.send import Fixture, Secret, fixture, post, signed
 
 _TIMEOUT_SECONDS = 30.0
+_AT_ONCE = 64
 
 _SENT: Mapping[str, tuple[str, Sequence[str]]] = {
     "onfido": ("run-approved", ["a0000000-0000-4000-8000-000000000001"]),
@@ -32,7 +34,11 @@ def as_ever(body: bytes) -> bytes:
 
 
 def fixture_of(provider: str) -> Fixture:
-    """Give the fixture a provider of the load sends. Raises ConfigurationError if it is gone."""
+    """Give the fixture a provider of the load sends. Raises ConfigurationError if there is none."""
+    if provider not in _SENT:
+        raise ConfigurationError(
+            f"the load does not know what {provider} sends: add a row to _SENT in deploy/load.py"
+        )
     return fixture(provider, _SENT[provider][0])
 
 
@@ -47,48 +53,49 @@ def anew(provider: str, body: bytes, number: int) -> bytes:
 class Sender:
     """One provider that sends a delivery every `1 / per_second` seconds, whatever is answered.
 
-    A late answer holds the next delivery back (the provider has one connection), so the rate is
-    a limit. `secret` and `mood` may be changed while it sends.
+    It does not wait for one answer before it sends the next: a load that did would send least
+    while the gateway is slow, and so hide that it is. `secret` and `mood` may be changed while it
+    sends.
     """
 
     def __init__(self, fixture: Fixture, url: str, secret: Secret, per_second: float) -> None:
         self.provider = fixture.provider
         self.secret = secret
         self.mood: Mood = as_ever
-        self.answers: dict[int, int] = {}
         self._fixture = fixture
         self._url = url
         self._pause = 1.0 / per_second
         self._numbers = itertools.count(int(time.time()))
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._send, name=f"sends-{self.provider}")
+        self._thread = threading.Thread(target=self._run, name=f"sends-{self.provider}")
 
     def start(self) -> None:
         """Begin to send."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Send no more."""
+        """Send no more, and wait for the answers."""
         self._stop.set()
         self._thread.join()
 
-    def _send(self) -> None:
+    def _run(self) -> None:
         due = time.monotonic()
-        while not self._stop.is_set():
-            body = anew(self.provider, self._fixture.body, next(self._numbers))
-            headers, sent = signed(
-                self.provider,
-                self.secret,
-                self._fixture.headers,
-                self.mood(body),
-                self._fixture.options,
-            )
-            status = 0  # nobody answered
-            with contextlib.suppress(ConfigurationError):
-                status = post(self._url, headers, sent, _TIMEOUT_SECONDS).status
-            self.answers[status] = self.answers.get(status, 0) + 1
-            due = max(due + self._pause, time.monotonic() - 1.0)  # what was missed is not made up
-            self._stop.wait(max(0.0, due - time.monotonic()))
+        with ThreadPoolExecutor(_AT_ONCE, self._thread.name) as connections:
+            while not self._stop.wait(max(0.0, due - time.monotonic())):
+                connections.submit(self._send)
+                due = max(due + self._pause, time.monotonic() - 1.0)  # nor are missed ones made up
+
+    def _send(self) -> None:
+        body = anew(self.provider, self._fixture.body, next(self._numbers))
+        headers, sent = signed(
+            self.provider,
+            self.secret,
+            self._fixture.headers,
+            self.mood(body),
+            self._fixture.options,
+        )
+        with contextlib.suppress(ConfigurationError):  # nobody answers: the metrics tell
+            post(self._url, headers, sent, _TIMEOUT_SECONDS)
 
 
 class Load:

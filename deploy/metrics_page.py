@@ -134,7 +134,9 @@ TO_DO: Mapping[str, str] = {
     "verihook_configuration_reloads_total": "`failed`: read the log line, mend the file.",
     "verihook_records_consumed_total": "`other` rising: webhooks the mapping does not know, which "
     "are dead letters, or (Treezor) events of other products, which are ignored: compare.",
-    "verihook_events_normalized_total": "Nothing, while the gateway stores: see the lag.",
+    "verihook_events_normalized_total": "Nothing, while the gateway stores: see the lag. A series "
+    "comes to exist with the first event of its combination, so rate() and increase() do not see "
+    "that event: compare sums of the counter itself where every single one counts.",
     "verihook_normalize_failures_total": "`python -m consumers explain` on the record's bytes "
     "shows where it fails and why; mend the mapping.",
     "verihook_dead_letters_total": "Read the headers `verihook-error-*` on the dead topic.",
@@ -171,7 +173,8 @@ TO_DO: Mapping[str, str] = {
     "process: no consumer, or none that reaches Kafka. The authority is "
     "`verihook_group_lag_seconds`.",
     "verihook_commit_seconds": "Look at the broker that coordinates the group, or the transaction.",
-    "verihook_transactions_total": "`aborted` for long: the log names why; nothing is lost.",
+    "verihook_transactions_total": "`aborted` for long: the log names why; nothing is lost. Those "
+    "whose end nobody knows count as `aborted` too: Kafka may have committed one of them.",
     "verihook_ledger_entries_total": "At rest while records are consumed: the ledger is off.",
     "verihook_records_in_progress": "Many while lag rises: commits are slow, or the loop hangs.",
     "verihook_group_lag_records": "Many records and few seconds are a burst.",
@@ -199,7 +202,8 @@ TO_DO: Mapping[str, str] = {
     "verihook_canary_last_seen_timestamp_seconds": "Old: nothing goes all the way; see the beats.",
     "verihook_kafka_queue_records": "Growing: Kafka takes less than is produced.",
     "verihook_kafka_queue_limit_records": "At the limit nothing more is taken.",
-    "verihook_kafka_brokers_up": "0: the brokers, the network, the credentials.",
+    "verihook_kafka_brokers_up": "Only the cluster's brokers count. 0: the brokers, the network, "
+    "the credentials.",
     "verihook_kafka_round_trip_seconds": "One broker: look at it. All: the network, or our CPU.",
     "verihook_kafka_round_trip_p99_seconds": "As the mean.",
     "verihook_kafka_request_retries_total": "For long: see which broker is slow.",

@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+import math
 import re
 import shutil
 import threading
@@ -19,6 +20,8 @@ from deploy.child import HOST, CannotRun, Child, free_port
 SCRAPE_CONFIG = Path(__file__).resolve().parent / "prometheus" / "prometheus.yml"
 _READY_SECONDS = 60.0
 _POLL_SECONDS = 1.0
+_SILENT_SECONDS = 20.0
+_FIRST_TARGET = "job_name: verihook-gateway\n    static_configs:\n      - targets:\n"
 _TARGET = re.compile(r"^( +- )127\.0\.0\.1:(\d+)(.*)$", re.MULTILINE)
 
 
@@ -40,10 +43,13 @@ class Alert(msgspec.Struct, frozen=True):
         )
 
 
-def scrape_config(addresses: Mapping[int, str], rules: Path, interval: str) -> str:
+def scrape_config(
+    addresses: Mapping[int, str], rules: Path, interval: str, further: Sequence[str] = ()
+) -> str:
     """Give the shipped configuration with other addresses, another interval and these rules.
 
-    `addresses` names for each port of the shipped file where the process really listens.
+    `addresses` names for each port of the shipped file where the process really listens;
+    `further` are scraped beside the gateway.
     """
     text = _TARGET.sub(
         lambda line: f"{line[1]}{addresses[int(line[2])]}{line[3]}",
@@ -51,6 +57,8 @@ def scrape_config(addresses: Mapping[int, str], rules: Path, interval: str) -> s
     )
     for setting in ("scrape_interval", "scrape_timeout", "evaluation_interval"):
         text = re.sub(rf"(?m)^( *){setting}: .*$", rf"\g<1>{setting}: {interval}", text)
+    targets = "".join(f"          - {address}\n" for address in further)
+    text = text.replace(_FIRST_TARGET, _FIRST_TARGET + targets)
     return re.sub(r"(?m)^( +- )rules\.yml$", rf"\g<1>{rules}", text)
 
 
@@ -96,7 +104,7 @@ class Prometheus:
     def alerts(self) -> list[Alert]:
         """List what is pending or firing now."""
         found = []
-        for one in self._ask("/api/v1/alerts")["alerts"]:
+        for one in self.ask("alerts")["alerts"]:
             labels = dict(one["labels"])
             name, severity = labels.pop("alertname"), labels.pop("severity", "")
             found.append(Alert(name, tuple(sorted(labels.items())), one["state"], severity))
@@ -104,26 +112,32 @@ class Prometheus:
 
     def value(self, query: str) -> float | None:
         """Give one number; None where the query gives nothing."""
-        result = self._ask("/api/v1/query", query=query)["result"]
+        result = self.ask("query", query=query)["result"]
         return float(result[0]["value"][1]) if result else None
+
+    def values(self, query: str) -> list[float]:
+        """Give the number of each series now, but for what is not a number."""
+        found = [float(one["value"][1]) for one in self.ask("query", query=query)["result"]]
+        return [value for value in found if not math.isnan(value)]
 
     def series(
         self, query: str, begin: float, end: float, step: float = 1.0
     ) -> list[tuple[dict[str, str], list[tuple[float, float]]]]:
         """Give every series of a query between two times (seconds since the epoch)."""
-        result = self._ask(
-            "/api/v1/query_range", query=query, start=str(begin), end=str(end), step=str(step)
+        result = self.ask(
+            "query_range", query=query, start=str(begin), end=str(end), step=str(step)
         )["result"]
         return [
             (one["metric"], [(float(at), float(value)) for at, value in one["values"]])
             for one in result
         ]
 
-    def _ask(self, path: str, **arguments: str) -> Any:
-        status, text = self._get(f"{path}?{urllib.parse.urlencode(arguments)}")
+    def ask(self, path: str, **arguments: str) -> Any:
+        """Ask the API; `path` is what comes after its version. Raises CannotRun."""
+        status, text = self._get(f"/api/v1/{path}?{urllib.parse.urlencode(arguments)}")
         answer = json.loads(text)
         if status != 200:
-            raise CannotRun(f"prometheus refuses a query: {answer.get('error')}")
+            raise CannotRun(f"prometheus refuses {arguments}: {answer.get('error')}")
         return answer["data"]
 
     def _get(self, path: str) -> tuple[int, str]:
@@ -152,21 +166,25 @@ class Watch(threading.Thread):
         self.changes: list[Change] = []
         self._prometheus = prometheus
         self._now: dict[tuple[str, tuple[tuple[str, str], ...]], Alert] = {}
-        self._stop = threading.Event()
+        self._answered = time.monotonic()
+        self._over = threading.Event()
 
     def run(self) -> None:
         """Watch until stopped."""
-        while not self._stop.wait(_POLL_SECONDS):
-            with contextlib.suppress(OSError, CannotRun):
+        while not self._over.wait(_POLL_SECONDS):
+            with contextlib.suppress(OSError, http.client.HTTPException, ValueError, CannotRun):
                 self._look(time.time(), self._prometheus.alerts())
+                self._answered = time.monotonic()
 
     def stop(self) -> None:
         """Look no more."""
-        self._stop.set()
+        self._over.set()
         self.join()
 
     def firing(self) -> set[str]:
-        """Name the alerts that fire now."""
+        """Name the alerts that fire now. Raises CannotRun where Prometheus no longer says."""
+        if time.monotonic() - self._answered > _SILENT_SECONDS:
+            raise CannotRun("prometheus no longer tells its alerts; its log says why")
         return {one.name for one in list(self._now.values()) if one.state == "firing"}
 
     def _look(self, at: float, alerts: Sequence[Alert]) -> None:

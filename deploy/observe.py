@@ -149,7 +149,8 @@ def _told(scene: Scene, story: Story, console: Console) -> Told:
     time.sleep(BEFORE_SECONDS)
     with story.fault(scene):
         broken = time.time()
-        if scene.until(fires, story.patience):
+        fired = scene.until(fires, story.patience)
+        if fired:
             console.print(f"  {story.alert} fires after {time.time() - broken:.0f} s")
         else:
             complaints.append(f"{story.name}: {story.alert} did not fire")
@@ -158,11 +159,15 @@ def _told(scene: Scene, story: Story, console: Console) -> Told:
     mended = time.time()
     if not any(re.search(story.cause, said) for _, said in commands):
         complaints.append(f"{story.name}: no command of the runbook names the cause")
-    if not scene.until(
-        lambda: bool(fires()) and story.alert not in scene.watch.firing(), CLEAR_SECONDS
-    ):
+
+    def cleared() -> bool:
+        fires()
+        return story.alert not in scene.watch.firing()
+
+    if fired and scene.until(cleared, CLEAR_SECONDS):
+        console.print(f"  clear {time.time() - mended:.0f} s after it was mended")
+    elif fired:
         complaints.append(f"{story.name}: {story.alert} did not clear")
-    console.print(f"  clear {time.time() - mended:.0f} s after it was mended")
     time.sleep(AFTER_SECONDS)
     fires()
     others = seen - left - {story.alert} - story.also

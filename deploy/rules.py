@@ -154,10 +154,12 @@ def _objectives(every: Every, seconds: Every) -> list[Rule]:
     found = [
         Rule(record=_LAG_MAX, expr=f"max by (provider) (\n  {of_group(_LAG)}\n)"),
         # Nobody may call a minute good about which nobody knows: a provider whose lag is not
-        # told, or told by a round that is long over, had a bad one.
+        # told, in one partition even, or told by a round that is long over, had a bad one.
         Rule(
             record=_LATE_MINUTE,
             expr=(
+                f"{_part_unknown()}\n"
+                "or\n"
                 f"({_USERS_LAG} > bool {LATE_SECONDS}\n"
                 "  and on () time() - max(verihook_export_last_round_timestamp_seconds)"
                 f" < {seconds(OLD)})\n"
@@ -173,6 +175,21 @@ def _objectives(every: Every, seconds: Every) -> list[Rule]:
     for window in WINDOWS[:-1]:
         found += _ratios(window, every)
     return found
+
+
+def _part_unknown() -> str:
+    """Give the providers of whose partitions some have no lag; two exporters count as one."""
+    users = 'group=~".*normalize[.].+", group!~".*normalize[.]canary"'
+    told = of_group(f"verihook_group_lag_seconds{{{users}}}")
+    partitions = of_group(f"verihook_group_partitions{{{users}}}")
+    return (
+        "group by (provider) (\n"
+        "  count by (provider) (\n"
+        f"    max by (provider, topic, partition) ({told})\n"
+        "  )\n"
+        f"  < max by (provider) ({partitions})\n"
+        ")"
+    )
 
 
 def _ratios(window: str, every: Every) -> list[Rule]:

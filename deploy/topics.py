@@ -32,6 +32,7 @@ from gateway.delivery import (
     seen_topic,
 )
 from gateway.process import ConfigurationError
+from gateway.ranges import silence
 
 TOPICS_FILE = Path(__file__).resolve().parent / "topics.toml"
 
@@ -356,6 +357,7 @@ class Cluster:
     """The admin side of a Kafka cluster; every wait is bounded, every failure one sentence."""
 
     def __init__(self, config: Mapping[str, str], answer_seconds: float = ANSWER_SECONDS) -> None:
+        self._config = config
         self._bootstrap = config.get("bootstrap.servers", "")
         self._seconds = answer_seconds
         self._troubles: list[KafkaError] = []
@@ -502,7 +504,7 @@ class Cluster:
             topics: dict[str, Any] = self.admin.list_topics(timeout=self._seconds).topics
         except KafkaException as error:
             self.admin.poll(0)
-            raise CannotRun(self._silence(error)) from error
+            raise CannotRun(silence(self._config, self._troubles)) from error
         return topics
 
     def _led(self) -> dict[str, int]:
@@ -553,18 +555,6 @@ class Cluster:
                 return f"the cluster refuses the settings: {_said(error)}"
             case _:
                 return _said(error)
-
-    def _silence(self, error: KafkaException) -> str:
-        """Say why there was no answer; the reason is in what the client complained of before."""
-        codes = {trouble.code(): trouble.str() for trouble in self._troubles}
-        # librdkafka's own names for local errors begin with an underscore
-        for code in (KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError._RESOLVE):  # noqa: SLF001
-            if code in codes:
-                return f"Kafka at {self._bootstrap} cannot be used: {codes[code]}"
-        return (
-            f"Kafka at {self._bootstrap} does not answer within {self._seconds:.0f} s: is it "
-            f"running, and is KAFKA_BOOTSTRAP_SERVERS right? ({_said(error)})"
-        )
 
 
 def _is_missing(described: Future[Any], seconds: float) -> bool:

@@ -30,6 +30,7 @@ from prometheus_client.process_collector import ProcessCollector
 from gateway.delivery import CANARY, output_topic
 from gateway.kafka import MAY_NOT, ClientLog, client_config, topic_prefix
 from gateway.process import (
+    VERSION,
     Address,
     Admin,
     ConfigurationError,
@@ -43,14 +44,18 @@ from gateway.process import (
 from gateway.providers import EVERY
 from gateway.ranges import may_not_read
 from gateway.send import check_url, post
-from gateway.serve import VERSION
 from gateway.signatures import Key, Scheme, Signed
 
 DEFAULT_ADMIN = "127.0.0.1:9462"
 MOST_UNDER_WAY = 200
 """Beats, and requests, at one time."""
 _TICK_SECONDS = 0.1
+_MOST_AT_ONCE = 10_000
+"""Records of others that are passed over before it is looked what is due."""
+_GROWN_SECONDS = 30.0
+"""How seldom it is looked whether the topic has got further partitions."""
 _AGAIN_SECONDS = 2.0
+_GLANCE_SECONDS = 1.0
 _LOOKUP_SECONDS = 5.0
 _STORED = 200
 
@@ -333,6 +338,8 @@ class Reader:
     def __init__(self, settings: Settings) -> None:
         self._topic = settings.topic
         self._sparing = Sparing()
+        self._assigned: set[int] = set()
+        self._looked_at = 0.0
         self._consumer = Consumer(
             {
                 **settings.kafka,
@@ -371,10 +378,26 @@ class Reader:
         except KafkaException as error:
             return str(error.args[0].name())
         self._consumer.assign(places)
+        self._assigned = set(topic.partitions)
+        self._looked_at = time.monotonic()
         return ""
 
+    def _read_what_grew(self) -> None:
+        """Read partitions that came later from their beginning on, or beats there would be lost."""
+        self._looked_at = time.monotonic()
+        with contextlib.suppress(KafkaException):  # asked again later
+            found = self._consumer.list_topics(self._topic, timeout=_GLANCE_SECONDS)
+            further = set(found.topics[self._topic].partitions) - self._assigned
+            if further:
+                self._consumer.incremental_assign(
+                    [TopicPartition(self._topic, number, 0) for number in further]
+                )
+                self._assigned |= further
+
     def read(self, seconds: float) -> str | None:
-        """Wait so long for one event; give its id, if there is one."""
+        """Wait so long for one event; give its id, empty if it has none."""
+        if time.monotonic() - self._looked_at >= _GROWN_SECONDS:
+            self._read_what_grew()
         message = self._consumer.poll(seconds)
         if message is None:
             return None
@@ -391,9 +414,9 @@ class Reader:
         self._consumer.close()
 
 
-def _key_of(message: Message) -> str | None:
+def _key_of(message: Message) -> str:
     key = message.key()
-    return None if key is None else key.decode(errors="replace")
+    return "" if key is None else key.decode(errors="replace")
 
 
 class Round:
@@ -420,7 +443,9 @@ class Round:
                 self._due = now + self._interval
         wait = min(_TICK_SECONDS, max(0.0, self._due - now))
         seen = self._reader.read(wait)
-        while seen is not None:
+        for _ in range(_MOST_AT_ONCE):
+            if seen is None:
+                break
             self._beats.seen(seen, clock())
             seen = self._reader.read(0)
         for beat_id, status, seconds in self._postman.answers():

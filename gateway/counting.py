@@ -50,6 +50,11 @@ class _Numbers(Collector):
             raise ValueError(f"{self.name} has the labels {', '.join(self._labels)}")
         return self._series.setdefault(labels, Count())
 
+    def forget(self, *first: str) -> None:
+        """Expose no series any more whose label values begin so; who holds one may count on."""
+        for labels in [labels for labels in self._series if labels[: len(first)] == first]:
+            del self._series[labels]
+
     def collect(self) -> Iterable[CounterMetricFamily | GaugeMetricFamily]:
         """Give every series as the library exposes it."""
         family = self._family(self.name, self._documentation, labels=self._labels)
@@ -130,6 +135,11 @@ class Distributions(Collector):
         if len(labels) != len(self._labels):
             raise ValueError(f"{self.name} has the labels {', '.join(self._labels)}")
         return self._series.setdefault(labels, Distribution(self._bounds))
+
+    def forget(self, *first: str) -> None:
+        """Expose no series any more whose label values begin so; who holds one may count on."""
+        for labels in [labels for labels in self._series if labels[: len(first)] == first]:
+            del self._series[labels]
 
     def collect(self) -> Iterable[HistogramMetricFamily]:
         """Give every series as the library exposes it."""

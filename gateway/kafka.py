@@ -126,6 +126,8 @@ def _complaint(config: Mapping[str, str]) -> str | None:
     try:
         Producer(given)
         Consumer({**given, "group.id": "judge"}).close()
+    except (UnicodeError, TypeError):
+        return "a value that is no text, or of a kind that no variable can hold"
     except KafkaException as error:
         said = error.args[0]
         text = str(said.str()) if isinstance(said, KafkaError) else str(said)

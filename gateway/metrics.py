@@ -63,7 +63,7 @@ class GatewayMetrics:
             "verihook_webhook_rejections_total",
             "Requests not stored, by reason. signature_mismatch rising: a secret was rotated at "
             "the provider, or somebody is forging.",
-            ("endpoint", "reason"),
+            ("endpoint", "provider", "reason"),
             registry,
         )
         self.body_bytes = Distributions(
@@ -125,6 +125,11 @@ class GatewayMetrics:
             ("result",),
             registry=registry,
         )
+        self.reload_failing = Gauge(
+            "verihook_configuration_reload_failing",
+            "1 while changed endpoints or secrets cannot be taken over, see the log; else 0.",
+            registry=registry,
+        )
         self.build = Gauge(
             "verihook_build_info",
             "1, with the versions that are running.",
@@ -137,6 +142,20 @@ class GatewayMetrics:
         for result in ("ok", "failed"):
             self.reloads.labels(result)
         self.of_unknown = EndpointMetrics(self, UNKNOWN, UNKNOWN, (), ())
+
+    def forget(self, gone: "EndpointMetrics") -> None:
+        """Expose nothing of this endpoint any more; requests under way go on counting unseen."""
+        gone.forgotten = True
+        for numbers in (
+            self.requests,
+            self.duration,
+            self.in_progress,
+            self.rejections,
+            self.body_bytes,
+            self.key_used,
+            self.stale,
+        ):
+            numbers.forget(gone.endpoint)
 
 
 class EndpointMetrics:
@@ -152,6 +171,8 @@ class EndpointMetrics:
         refusal_status: int | None = None,
     ) -> None:
         self.endpoint = endpoint
+        self.provider = provider
+        self.forgotten = False
         self._requests = metrics.requests
         self._labels = (endpoint, provider)
         self._ended: dict[tuple[str, int], Count] = {}
@@ -169,7 +190,8 @@ class EndpointMetrics:
         self.body_bytes = metrics.body_bytes.of(endpoint)
         self.stale = metrics.stale.of(endpoint)
         self.rejections = {
-            reason.label: metrics.rejections.of(endpoint, reason.label) for reason in REASONS
+            reason.label: metrics.rejections.of(endpoint, provider, reason.label)
+            for reason in REASONS
         }
         self.key_used = {
             (key_id, scheme): metrics.key_used.of(endpoint, key_id, scheme)
@@ -181,7 +203,9 @@ class EndpointMetrics:
         """Give the count of the requests that ended so."""
         series = self._ended.get((result, code))
         if series is None:
-            series = self._requests.of(*self._labels, result, str(code))
+            # What is forgotten stays so: a request under way may end as none has before.
+            labels = (*self._labels, result, str(code))
+            series = Count() if self.forgotten else self._requests.of(*labels)
             self._ended[result, code] = series
         return series
 

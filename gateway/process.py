@@ -25,8 +25,13 @@ from prometheus_client.registry import Collector
 
 _PR_SET_PDEATHSIG = 1
 
+VERSION = "0.1.0"
+
 EXIT_FAILED = 1
 EXIT_MISUSED = 2
+
+UNREACHABLE_SECONDS = 15.0
+"""A process that has reached no broker for so long is not ready."""
 
 LEAST_SECRET_BYTES = 16
 """HMAC works with any key, the empty one included: then anyone could sign."""
@@ -46,7 +51,8 @@ class Address(msgspec.Struct, frozen=True):
     def parse(cls, text: str, variable: str) -> "Address":
         """Read host:port, [ipv6]:port or :port. Raises ConfigurationError naming the variable."""
         host, colon, port = text.rpartition(":")
-        if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        digits = port.isascii() and port.isdigit() and len(port) <= 5
+        if not colon or not digits or int(port) > 65535:
             raise ConfigurationError(
                 f"{variable} is {text!r}; it should be host:port, for example 127.0.0.1:8080"
             )
@@ -254,10 +260,11 @@ class Admin:
     ) -> None:
         try:
             self._server = _AdminServer(address, registry, readiness, actions or {})
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # the latter: a host that cannot be encoded
+            why = error.strerror if isinstance(error, OSError) else "that is no host"
             raise ConfigurationError(
-                f"cannot listen on {address} for metrics and health: {error.strerror}; "
-                "choose a free port"
+                f"cannot listen on {address} for metrics and health: {why}; choose a free port of "
+                "this machine"
             ) from error
         with contextlib.suppress(ValueError):  # the registry has it already
             registry.register(readiness)
@@ -291,6 +298,8 @@ class _AdminServer(ThreadingHTTPServer):
         self.readiness = readiness
         self.actions = actions
         self.acting = threading.Lock()
+        # One page at a time: many at once would take the interpreter from the loop for long.
+        self.writing = threading.Lock()
         super().__init__((address.host, address.port), _Answering)
 
     def server_bind(self) -> None:
@@ -320,7 +329,9 @@ class _Answering(BaseHTTPRequestHandler):
         match path:
             case "/metrics":
                 encode, content_type = choose_encoder(self.headers.get("Accept", ""))
-                self._answer(200, encode(self.server.registry), content_type)
+                with self.server.writing:
+                    page = encode(self.server.registry)
+                self._answer(200, page, content_type)
             case "/livez" | "/ping":
                 self._answer(200, b"live\n")
             case "/readyz" | "/ready":
@@ -333,6 +344,9 @@ class _Answering(BaseHTTPRequestHandler):
                 self._answer(405, b"this is done by POST\n", allow="POST")
             case _:
                 self._answer(404, b"try /metrics, /livez or /readyz\n")
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
 
     def do_POST(self) -> None:
         path = self.path.partition("?")[0]
@@ -359,7 +373,8 @@ class _Answering(BaseHTTPRequestHandler):
         if allow:
             self.send_header("Allow", allow)
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base's name
         """Scrapes are not news."""

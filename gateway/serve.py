@@ -24,6 +24,8 @@ from gateway.kafka import ClusterUnreachable, TopicNeeds, topic_problem
 from gateway.metrics import GatewayMetrics
 from gateway.process import (
     EXIT_FAILED,
+    UNREACHABLE_SECONDS,
+    VERSION,
     Address,
     Admin,
     ConfigurationError,
@@ -38,14 +40,11 @@ from gateway.server import Webhooks
 from gateway.settings import Settings
 from gateway.statistics import ClientStatistics
 
-VERSION = "0.1.0"
-
 _CONNECTIONS = 4096
 """Open connections granian takes at a time; it counts idle ones too (its own default is 128)."""
 _SPARE_FILES = 256
 _PROBE_SECONDS = 2.0
 _KAFKA_SECONDS = 1.0
-_UNREACHABLE_SECONDS = 15.0
 
 log = structlog.get_logger()
 
@@ -93,6 +92,8 @@ async def serve(
             if task.done():
                 task.result()  # raises why it ended
                 raise ConfigurationError("the HTTP server ended by itself; see the lines before")
+        watching.cancel()  # it opens, and would call us ready
+        await _unready(readiness, serving, settings.tuning.drain_delay)
     finally:
         readiness.set("accepting", "shutting down")
         watching.cancel()
@@ -104,6 +105,14 @@ async def serve(
         bodies.cancel()
         log.info("stopped", unanswered=left)
         admin.close()
+
+
+async def _unready(readiness: Readiness, serving: asyncio.Future[None], seconds: float) -> None:
+    """Say that we are going and take deliveries as before, until balancers have noticed."""
+    readiness.set("accepting", "shutting down")
+    if seconds:
+        log.info("leaving", refusing_in_seconds=seconds)
+        await asyncio.wait({serving}, timeout=seconds)
 
 
 async def _drained(webhooks: Webhooks, publisher: Publisher, seconds: float) -> int:
@@ -150,6 +159,7 @@ async def _watch(
         if problem is not None:
             if problem != before:
                 metrics.reloads.labels("failed").inc()
+                metrics.reload_failing.set(1)
                 log.error("reload_failed", why=problem, in_force="the configuration before")
             before = problem
             continue
@@ -160,6 +170,7 @@ async def _watch(
         webhooks.use(endpoints.by_name)
         metrics.retirements.use(endpoints.retires)
         metrics.reloads.labels("ok").inc()
+        metrics.reload_failing.set(0)
         log.info("reloaded", endpoints=sorted(endpoints.by_name))
 
 
@@ -188,7 +199,7 @@ async def _watch_kafka(
         if report is not None and report.up:
             up_at = now
         problem = None
-        if now - up_at >= _UNREACHABLE_SECONDS:
+        if now - up_at >= UNREACHABLE_SECONDS:
             problem = "no broker is reachable"
         elif publisher.is_full:
             problem = "as many deliveries wait for Kafka as may (GATEWAY_MAX_IN_FLIGHT)"

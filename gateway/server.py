@@ -89,7 +89,11 @@ class Webhooks:
         self.use(endpoints)
 
     def use(self, endpoints: Mapping[str, Endpoint]) -> None:
-        """Answer for these endpoints from the next request on."""
+        """Answer for these endpoints from the next request on; nothing is told of others."""
+        for name, held in list(self._of.items()):
+            endpoint = endpoints.get(name)
+            if endpoint is None or endpoint.provider.name != held.provider:
+                self._metrics.forget(self._of.pop(name))
         for name, endpoint in endpoints.items():
             self._of[name] = EndpointMetrics(
                 self._metrics,

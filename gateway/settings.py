@@ -38,6 +38,9 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
     linger_ms: Annotated[int, Meta(ge=0, le=100)] = 2
     reload_interval: Seconds = 5.0
     """How often the endpoints' files are looked at for changes."""
+    drain_delay: Annotated[float, Meta(ge=0, le=300)] = 0.0
+    """From SIGTERM until deliveries are refused: not ready, and still taking them, while a balancer
+    notices. Longer than its probes need; 0 where nothing stands before the gateway."""
     drain_timeout: Seconds = 20.0
     single_copy: Annotated[int, Meta(ge=0, le=1)] = 0
     """1 allows topics with min.insync.replicas=1: an acknowledged delivery has one copy."""

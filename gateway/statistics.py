@@ -70,6 +70,36 @@ class Report(msgspec.Struct, frozen=True):
 
 _DECODER = msgspec.json.Decoder(Report)
 
+_Troubles = tuple[int, int, int]
+"""Retries, time-outs and errors."""
+
+
+class _Totals:
+    """What all brokers of a client added up to, with those it has forgotten since.
+
+    librdkafka counts per broker, and forgets brokers: a sum over those it has would go down, which
+    Prometheus takes for a new beginning and counts whole.
+    """
+
+    def __init__(self) -> None:
+        self.sums: _Troubles = (0, 0, 0)
+        self._last: dict[str, _Troubles] = {}
+
+    def add(self, report: Report) -> None:
+        """Add what was counted since the report before; less than then is a new client's."""
+        for name, one in report.brokers.items():
+            now = (one.txretries, one.req_timeouts, one.txerrs + one.rxerrs)
+            before = self._last.get(name, (0, 0, 0))
+            grown = tuple(
+                new - old if new >= old else new for new, old in zip(now, before, strict=True)
+            )
+            retries, timeouts, errors = (
+                total + max(0, more) for total, more in zip(self.sums, grown, strict=True)
+            )
+            self.sums = (retries, timeouts, errors)
+            self._last[name] = now
+        self._last = {name: self._last[name] for name in report.brokers}
+
 
 class ClientStatistics(Collector):
     """The last report of each client of a process; `client` is a word such as producer.
@@ -85,6 +115,7 @@ class ClientStatistics(Collector):
         self._clock = clock
         self._lock = threading.Lock()
         self._reports: dict[str, tuple[float, Report]] = {}
+        self._totals: dict[str, _Totals] = {}
         if registry is not None:
             registry.register(self)
 
@@ -103,6 +134,7 @@ class ClientStatistics(Collector):
             return  # what is raised here would leave the client's poll
         with self._lock:
             self._reports[client] = (self._clock(), report)
+            self._totals.setdefault(client, _Totals()).add(report)
 
     def report(self, client: str) -> Report | None:
         """Give a client's last report; None if it has not reported lately."""
@@ -127,7 +159,7 @@ class ClientStatistics(Collector):
         )
         up = GaugeMetricFamily(
             "verihook_kafka_brokers_up",
-            "Connections to brokers that stand; 0: Kafka cannot be reached.",
+            "Brokers of the cluster that this client has a connection to.",
             labels=("client",),
         )
         mean = GaugeMetricFamily(
@@ -142,17 +174,17 @@ class ClientStatistics(Collector):
         )
         retries = CounterMetricFamily(
             "verihook_kafka_request_retries_total",
-            "Requests a client had to send again; may begin anew, as a connection does.",
+            "Requests a client had to send again.",
             labels=("client",),
         )
         timeouts = CounterMetricFamily(
             "verihook_kafka_request_timeouts_total",
-            "Requests no broker answered in time; may begin anew, as a connection does.",
+            "Requests no broker answered in time.",
             labels=("client",),
         )
         errors = CounterMetricFamily(
             "verihook_kafka_request_errors_total",
-            "Requests and answers lost to errors of the connection; may begin anew, as it does.",
+            "Requests and answers lost to errors of the connection.",
             labels=("client",),
         )
         rebalances = CounterMetricFamily(
@@ -167,11 +199,11 @@ class ClientStatistics(Collector):
                 limit.add_metric(labels, report.msg_max)
             else:
                 rebalances.add_metric(labels, report.cgrp.rebalance_cnt)
-            up.add_metric(labels, report.up)
-            brokers = report.brokers.values()
-            retries.add_metric(labels, sum(one.txretries for one in brokers))
-            timeouts.add_metric(labels, sum(one.req_timeouts for one in brokers))
-            errors.add_metric(labels, sum(one.txerrs + one.rxerrs for one in brokers))
+            up.add_metric(labels, sum(node.state == _UP for node in report.nodes))
+            for family, total in zip(
+                (retries, timeouts, errors), self._totals[client].sums, strict=True
+            ):
+                family.add_metric(labels, total)
             for node in report.nodes:
                 if node.rtt.cnt:
                     mean.add_metric((client, str(node.nodeid)), node.rtt.avg / 1e6)

@@ -61,6 +61,8 @@ def test_pages_are_read(admin, readiness):
     readiness.set("topics")
     assert ask(admin, "GET", "/readyz") == (200, "ready\n", None)
     assert ask(admin, "GET", "/")[0] == 404
+    assert ask(admin, "HEAD", "/readyz") == (200, "", None)
+    assert ask(admin, "HEAD", "/livez") == (200, "", None)
 
 
 @pytest.mark.parametrize("body", [None, b"", b"x"])

@@ -8,6 +8,8 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewPartitions
 
 from consumers.codec import decode, encoder, single_object_prefix
 from consumers.fate import Fates
@@ -430,6 +432,31 @@ def test_a_lost_beat_is_logged_sparingly_and_without_the_address(capsys):
 def deployed(topics, tmp_path):
     with deployment(topics(canary=True, **{"raw.partitions": 1}), tmp_path) as running:
         yield running
+
+
+@pytest.mark.kafka
+def test_beats_in_partitions_that_came_later_are_seen(topics, monkeypatch):
+    """Whoever grows verification.canary loses none: new partitions are read from their start."""
+    made = topics(canary=True)
+    topic = output_topic(made.prefix, "canary")
+    given = load_settings(
+        {
+            "CANARY_SECRET": SECRET,
+            "KAFKA_BOOTSTRAP_SERVERS": made.bootstrap,
+            "TOPIC_PREFIX": made.prefix,
+        }
+    )
+    monkeypatch.setattr(canary, "_GROWN_SECONDS", 0.5)
+    reader = canary.Reader(given)
+    until(lambda: reader.begin() == "", "it stands at the end")
+    admin = AdminClient({"bootstrap.servers": made.bootstrap})
+    admin.create_partitions([NewPartitions(topic, 2)])[topic].result(30)
+    producer = Producer({"bootstrap.servers": made.bootstrap})
+    until(lambda: len(producer.list_topics(topic, 5).topics[topic].partitions) == 2, "it has grown")
+    producer.produce(topic, b"", b"later", partition=1)
+    producer.flush(30)
+    until(lambda: reader.read(0.2) == "later", "the beat is read")
+    reader.close()
 
 
 @pytest.mark.kafka

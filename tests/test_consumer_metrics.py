@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families as families
 from prometheus_client.registry import Collector
 from structlog.testing import capture_logs
 
-from consumers.attendant import HUNG_SECONDS, UNREACHABLE_SECONDS, Attendant, Watch
+from consumers.attendant import HUNG_SECONDS, Attendant, Watch
 from consumers.broker import Broker
 from consumers.codec import encoder, single_object_prefix
 from consumers.contract import Span, Telemetry
@@ -22,7 +22,7 @@ from consumers.normalizers import NORMALIZERS
 from consumers.worker import Worker
 from deploy.kafka import temporary_kafka
 from gateway import statistics
-from gateway.process import Readiness
+from gateway.process import UNREACHABLE_SECONDS, Readiness
 from gateway.send import fixtures
 from gateway.statistics import STATISTICS_SECONDS, ClientStatistics
 from tests.conftest import KEYS

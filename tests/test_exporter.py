@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families as families
 
 from consumers import passport
 from consumers.committed import Committed
-from consumers.exporter import Exporter, ExporterMetrics, load_settings
+from consumers.exporter import FAILED_ROUNDS, Exporter, ExporterMetrics, load_settings
 from consumers.outside import Look
 from consumers.passport import Passport
 from consumers.progress import Stand, replay_group
@@ -188,7 +188,7 @@ def test_an_idle_topic_has_no_lag(topic, see):
     assert seen.of("group_committed_offset", topic.group, topic.name, "0") == 1
     assert seen.of("log_end_offset", topic.name, "0") == 1
     assert seen.of("group_partitions", topic.group) == 1
-    assert seen.of("group_stalled", topic.group) == 0
+    assert seen.of("group_stalled", topic.group) is None, "told of our groups only"
     assert seen.exporter.outside.reads == 0
     seen.now += 10_000
     assert lag_of(seen, topic) == (0, 0)
@@ -364,7 +364,7 @@ def test_an_open_transaction_holds_the_end_back(topic, see):
     assert lag_of(seen, topic) == (0, 0)
     topic.commit(3)
     seen.round()
-    assert lag_of(seen, topic) == (0, 0)
+    assert lag_of(seen, topic) == (None, None), "how much waits nobody may read yet"
     assert seen.of("group_offsets_beyond_end", topic.group, topic.name) == 0
     topic.commit(1)
     producer.commit_transaction(30)
@@ -522,6 +522,36 @@ def test_a_frozen_brokers_lag_is_absent_after_three_intervals():
         assert lag_of(seen, topic) == (1, 403)
         seen.exporter.outside.close()
         topic.committed.close()
+
+
+@pytest.mark.kafka
+def test_rounds_that_fail_make_the_clients_anew(topic, see, monkeypatch):
+    """A client that has become deaf is given up: the next round is answered."""
+    topic.send(500, 400)
+    seen = see(topic.group)
+    assert seen.round() == "complete"
+    deaf = seen.exporter.outside
+
+    def no_answer(_seconds):
+        raise ConfigurationError("Kafka does not answer at all")
+
+    monkeypatch.setattr(deaf, "topics", no_answer)
+    assert [seen.round() for _ in range(FAILED_ROUNDS)] == ["failed"] * FAILED_ROUNDS
+    assert seen.round() == "complete"
+    assert seen.exporter.outside is not deaf
+
+
+@pytest.mark.kafka
+def test_a_provider_whose_topic_is_gone_is_told(topics, see):
+    """It does not vanish in silence: the round is partial, and says what to do."""
+    made = topics()
+    seen = see(TOPIC_PREFIX=made.prefix)
+    assert seen.round() == "complete"
+    admin = AdminClient({"bootstrap.servers": made.bootstrap})
+    admin.delete_topics([raw_topic("veriff", made.prefix)])[
+        raw_topic("veriff", made.prefix)
+    ].result(30)
+    until(lambda: seen.round() == "partial", "the topic is gone")
 
 
 @pytest.mark.kafka

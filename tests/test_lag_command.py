@@ -194,6 +194,39 @@ def test_a_stall_is_told():
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        '{"mapping_revision":1,"last_record_at":0,"recent":{"t":[[0,' + "9" * 400 + ",1]]}}",
+        '{"mapping_revision":1,"last_record_at":0,"recent":{"t":[[0,1e400,1]]}}',
+        '{"last_record_at":0,"mapping_revision":' + "9" * 300 + "}",
+        '{"mapping_revision":-1,"last_record_at":0}',
+        '{"mapping_revision":1,"last_record_at":0,"recent":{"t":[[0,-5,-7]]}}',
+    ],
+    ids=lambda text: text[:60],
+)  # fmt: skip
+def test_a_text_that_cannot_be_a_passport_is_none(text):
+    """Whoever may commit for a group chooses it: no number in it stops those who look."""
+    assert passport.read(text) is None
+
+
+def test_a_type_that_is_no_word_is_left_out():
+    """What could move a terminal's cursor is not shown."""
+    text = '{"mapping_revision":1,"last_record_at":600000,"recent":{"\\u001b[2J":[[1,1,1]],"t":[[1,1,1]]}}'
+    assert set(passport.read(text).recent) == {"t"}
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("name", ["", "x" * 1_001, "a\nb", os.fsdecode(b"\xff")])
+@pytest.mark.parametrize("command", ["lag", "export"])
+def test_what_can_be_no_group_is_refused(written, command, name):
+    """An unset variable of a shell is one sentence, not the client's abort."""
+    code, _, err = consumers(command, "--group", name, **written.environ)
+    assert code == 2
+    assert "--group" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
     ("seconds", "words"),
     [(0, "0 s"), (59.9, "59 s"), (61, "1 min 1 s"), (3_600, "1 h 0 min"), (90_000, "1 d 1 h")],
 )

@@ -87,13 +87,19 @@ def type_at(fixture: Fixture, path: tuple) -> str:
     return (of_item or events)[0]["native_type"]
 
 
+def said_at(provider: str) -> set:
+    """Where a provider's bodies say what they are."""
+    assert provider in SAID_AT, f"add to SAID_AT where a body of {provider} says what it is"
+    return SAID_AT[provider]
+
+
 @every_fixture
 def test_whatever_is_broken_the_failure_names_the_type(fixture):
     """One value of a wrong type or size anywhere but in the type itself: the failure names it."""
     record = raw_record(fixture)
     document, failures = document_of(record), 0
     for path in places(document):
-        if any(said[: len(path)] == path for said in SAID_AT[fixture.provider]):
+        if any(said[: len(path)] == path for said in said_at(fixture.provider)):
             continue
         for value in WRONG:
             body = broken(document, path, value)
@@ -125,7 +131,7 @@ def test_a_type_nobody_knows_is_not_named(fixture):
     """Where the type cannot be read the failure has none: a sender's word is no label."""
     record = raw_record(fixture)
     document = document_of(record)
-    for path in SAID_AT[fixture.provider] & set(places(document)):
+    for path in said_at(fixture.provider) & set(places(document)):
         body = broken(document, path, "of-a-new-kind")
         fate = FATES[fixture.provider].decide(msgspec.structs.replace(record, value=body))
         if fate.failure is not None and fate.failure.kind == "unknown_type":
@@ -262,5 +268,11 @@ def test_every_listed_word_can_be_seen_and_no_other(provider):
                 fields.update(statement.unmapped)
             if fate.ignored is not None:
                 reasons.add(fate.ignored.reason)
-    assert fields | (NORMALIZERS[provider].UNMAPPED_FIELDS & BESIDE) == NORMALIZERS[provider].UNMAPPED_FIELDS  # fmt: skip
-    assert reasons == NORMALIZERS[provider].IGNORED_REASONS
+    normalizer = NORMALIZERS[provider]
+    for listed, met in (
+        (normalizer.UNMAPPED_FIELDS - BESIDE, fields - BESIDE),
+        (normalizer.IGNORED_REASONS, reasons),
+    ):
+        never, unlisted = sorted(listed - met), sorted(met - listed)
+        assert not never, f"add a fixture, or a row of mapping_table, that meets {never}"
+        assert not unlisted, f"{provider} does not list {unlisted}"

@@ -39,12 +39,8 @@ WORD = re.compile(r"(?:\b[a-z_]+:)?\bverihook_[\w:]+")
 MATCHER = re.compile(r"(\w+)(?:=~|!=|!~|=)\"")
 OF_THE_TARGET = {"job", "instance"}
 OF_AN_ALERT = {"alertname", "alertstate", "severity", "provider"}
-OF_A_SOURCE = {"group", "consumergroup", "group_id", "topic", "partition", "__name__"}
+OF_A_SOURCE = {"group", "consumergroup", "group_id", "topic", "topic_name", "partition", "__name__"}
 """Labels of lag, in the words of each exporter a person can choose."""
-ONLY_GROW = {"verihook_log_end_offset", "verihook_group_committed_offset"}
-"""Gauges by type, since they may begin anew; their rate is a rate."""
-NOT_SHOWN = {"verihook_build_info": "the variable `job` comes from it"}
-"""Neither on a board nor in a rule."""
 UNITS = {"s", "cps", "reqps", "percentunit", "short", "bytes", "none"}
 KINDS = {"timeseries", "stat", "table", "bargauge", "heatmap"}
 VARIABLES = {"datasource", "job", "provider", "runbooks"}
@@ -213,13 +209,17 @@ def _of_a_selector(name, matchers, known):
 
 
 def _of_a_rate(at, target, metric, selector, window):
-    """Counters go through rate or increase, then into an aggregation; gauges do neither."""
-    expr, counts = target["expr"], metric.type in {"counter", "histogram"}
-    if metric.name in ONLY_GROW and not window:
-        return
-    if not counts and metric.name not in ONLY_GROW:
-        if window:
+    """Counters go through rate or increase, then into an aggregation; gauges at most through deriv."""
+    expr = target["expr"]
+    if metric.type not in {"counter", "histogram"}:
+        if window and (f"deriv({selector}[" not in expr or window != "$__rate_interval"):
             yield f"{at}: rate of the gauge {metric.name}"
+        # Between sum or count and the series stands max, or every exporter is counted.
+        adds = r"\b(?:sum|count)(?: by \([^)]*\))? \((?:label_replace\(|deriv\(|\()*"
+        if metric in metrics_page.sections()["Exporter"] and re.search(
+            adds + re.escape(selector), expr
+        ):
+            yield f"{at}: two exporters count twice in {metric.name}"
         return
     if not re.search(r"\b(rate|increase)\(" + re.escape(selector) + r"\[", expr):
         yield f"{at}: the counter {metric.name} without rate"
@@ -267,6 +267,7 @@ def _panel(built, title):
 
 FRESH, LATE = "From receipt to event", "How late events are, by provider"
 QUEUE, PARTITIONS = "Queue to Kafka, against its limit", "Lag in seconds, from outside"
+WRITTEN = "Consumption against production"
 BURN, RECORDS = "How fast the budgets burn", "Lag in records, from outside"
 
 
@@ -309,6 +310,10 @@ def _edit_variable(name, **more):
         ("gateway", _edit_query('{job=~"$job"}', "", QUEUE), "without a matcher"),
         ("gateway", _edit_query("(verihook", "(rate(verihook", QUEUE), "brackets"),
         ("gateway", _edit_query('{job=~"$job"}', '{job=~"$job"}[$__rate_interval]', QUEUE), "rate of the gauge"),
+        ("normalizer", _edit_query("deriv(", "rate(", WRITTEN), "rate of the gauge"),
+        ("normalizer", _edit_query("[$__rate_interval]", "[5m]", WRITTEN), "rate of the gauge"),
+        ("normalizer", _edit_query("max by (provider, topic, partition) ", "", WRITTEN), "two exporters"),
+        ("normalizer", _edit_query("max by (provider, partition)", "count by (provider, partition)", PARTITIONS), "two exporters"),
         ("gateway", _edit_query("and on (endpoint)", "or on (endpoint)", "Keys in use"), "of every provider"),
         ("normalizer", _edit_query("($provider)", ".+", PARTITIONS), "of every provider"),
         ("normalizer", _edit_query("consumergroup=~", "consumers=~", RECORDS), "consumergroup of every"),
@@ -355,8 +360,8 @@ def unwatched(metrics) -> set[str]:
 
 
 def test_every_metric_is_shown_or_watched():
-    """What is measured is in a panel or a rule, but for a few with a reason."""
-    assert unwatched(declared().values()) == set(NOT_SHOWN)
+    """What is measured is in a panel or a rule."""
+    assert unwatched(declared().values()) == set()
     new = metrics_page.Metric("verihook_new_total", "counter", (), "Of tomorrow.")
     assert unwatched([new]) == {new.name}
 

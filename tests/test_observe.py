@@ -1,9 +1,13 @@
 """What `make observe` tells: its stories name real alerts and runbooks, and the page is whole."""
 
+import http.client
 import re
+import threading
 
 import pytest
 
+from deploy import monitor
+from deploy.child import CannotRun
 from deploy.observe import PAGE, PLOTS, runbook, shortened
 from deploy.stories import QUIET, STORIES
 from tests.deployment import ROOT
@@ -47,6 +51,40 @@ def test_graphs_ask_for_something():
         for name, query in graph.queries.items():
             for label in re.findall(r"\{(\w+)\}", name):
                 assert re.search(rf"by \([^)]*\b{label}\b", query), (graph.title, label)
+
+
+class Told:
+    """A Prometheus that answers what it is given, then fails."""
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+        self.asked = threading.Event()
+
+    def alerts(self):
+        if not self.answers:
+            self.asked.set()
+            raise http.client.IncompleteRead(b"")
+        return self.answers.pop(0)
+
+
+def test_every_change_of_an_alert_is_noted_and_silence_is_no_quiet(monkeypatch):
+    """Pending, firing, gone; an answer cut short ends nothing, and a long silence is told."""
+    monkeypatch.setattr(monitor, "_POLL_SECONDS", 0.01)
+    labels = (("provider", "veriff"),)
+    pending, firing = (
+        monitor.Alert("VerihookX", labels, state, "critical") for state in ("pending", "firing")
+    )
+    told = Told([pending], [firing], [firing], [])
+    watch = monitor.Watch(told)
+    watch.start()
+    assert told.asked.wait(30)
+    assert [one.state for one in watch.changes] == ["pending", "firing", "gone"]
+    assert watch.firing() == set()
+    monkeypatch.setattr(monitor, "_SILENT_SECONDS", -1.0)
+    with pytest.raises(CannotRun, match="no longer tells its alerts"):
+        watch.firing()
+    watch.stop()
+    assert not watch.is_alive()
 
 
 def test_long_outputs_are_shortened():

@@ -20,8 +20,9 @@ import uvloop
 from granian.rsgi import ProtocolClosed
 
 from deploy.child import free_port
+from gateway.endpoints import load_endpoints
 from gateway.metrics import EndpointMetrics, GatewayMetrics
-from gateway.process import Address, start_logging
+from gateway.process import Address, ConfigurationError, start_logging
 from gateway.providers import PROVIDERS
 from gateway.receive import Endpoint
 from gateway.rejections import (
@@ -31,9 +32,9 @@ from gateway.rejections import (
     REASONS,
     Rejection,
 )
-from gateway.serve import _server
+from gateway.serve import _server, serve
 from gateway.server import Webhooks
-from gateway.settings import Tuning
+from gateway.settings import Settings, Tuning
 from gateway.signatures import Acknowledged, Key
 
 SECRET = b"the-secret-of-these-tests"
@@ -1024,6 +1025,182 @@ def test_new_endpoints_are_in_force_from_the_next_request_on(gateway):
         assert connection.answer().status == 401
 
 
+def told(gateway, **labels):
+    """Give the names of the series that have these labels."""
+    return {sample.name for sample in samples(gateway) if labels.items() <= sample.labels.items()}
+
+
+def test_an_endpoint_that_is_configured_no_more_has_no_series(gateway):
+    """What alerts know of it ends with the reload, and the others count on."""
+    gateway.ask(request())
+    gateway.ask(request(path="/webhooks/pawapass"))
+    before = gateway.reasons()
+    assert told(gateway, endpoint="veriff")
+    gateway.call(gateway.webhooks.use, {"pawapass": endpoint_of("pawapass")})
+    assert told(gateway, endpoint="veriff") == told(gateway, provider="veriff") == set()
+    assert before
+    assert gateway.reasons() == before
+    gateway.call(gateway.webhooks.use, endpoints())
+    assert gateway.ask(request()).status == 200
+    gateway.at_rest()
+    assert gateway.requests()["veriff", "stored", "200"] == 1  # from 0 again
+
+
+def test_an_endpoint_of_another_provider_begins_anew(gateway):
+    """Under one endpoint there is one provider: rules could not tell which is in force."""
+    gateway.ask(request())
+    gateway.call(gateway.webhooks.use, {"veriff": endpoint_of("pawapass", "veriff")})
+    assert told(gateway, endpoint="veriff", provider="veriff") == set()
+    assert told(gateway, endpoint="veriff", provider="pawapass")
+    assert gateway.requests() == {}
+
+
+def test_a_request_under_way_brings_no_forgotten_series_back(gateway):
+    """It ends and counts where nobody looks any more, also with an outcome not seen before."""
+    held = gateway.webhooks._of["veriff"]
+    gateway.close_the_gate()
+    with gateway.connect() as connection:
+        connection.send(request())
+        until(lambda: gateway.store.waiting)
+        gateway.call(gateway.webhooks.use, {"pawapass": endpoint_of("pawapass")})
+        gateway.open_the_gate()
+        assert connection.answer().status == 200
+    gateway.at_rest()
+    until(lambda: held.in_progress.value == 0)
+    assert held.stored.value == 1
+    gateway.call(held.ended, "error", 599)
+    assert told(gateway, endpoint="veriff") == set()
+
+
+# From start to stop.
+
+
+class Kept(Store):
+    """A publisher without Kafka."""
+
+    in_flight = 0
+    is_full = False
+
+    def expect(self, _providers):
+        pass
+
+    async def close(self):
+        return 0
+
+
+class Served:
+    """`serve` on a loop in a thread of its own."""
+
+    def __init__(self, settings):
+        self.settings = settings
+        self.port = settings.listen.port
+        self.thread = threading.Thread(target=lambda: uvloop.run(self._main()), daemon=True)
+        self.thread.start()
+
+    async def _main(self):
+        self.loop = asyncio.get_running_loop()
+        self.task = asyncio.ensure_future(
+            serve(self.settings, {"VERIFF_SECRET": SECRET.decode()}),
+        )
+        with suppress(asyncio.CancelledError):
+            await self.task
+
+    def end(self):
+        with suppress(RuntimeError):  # it has ended, and its loop with it
+            self.loop.call_soon_threadsafe(self.task.cancel)
+        self.thread.join(PATIENCE)
+        assert not self.thread.is_alive()
+
+
+@pytest.fixture
+def served(monkeypatch):
+    """Serve, with topics that are granted and a publisher without Kafka; given what is told."""
+    stops = []
+    monkeypatch.setattr("gateway.serve.on_stop_signals", stops.append)
+    monkeypatch.setattr("gateway.serve.Publisher", lambda *_, **__: Kept())
+    monkeypatch.setattr("gateway.serve._topics_problem", lambda *_: None)
+    monkeypatch.setattr("gateway.serve.settle_memory", lambda: None)
+    made = []
+
+    def metrics(*versions):
+        made.append(GatewayMetrics(*versions))
+        return made[0]
+
+    monkeypatch.setattr("gateway.serve.GatewayMetrics", metrics)
+
+    def begin(**tuning):
+        settings = Settings(
+            listen=Address("127.0.0.1", free_port()),
+            admin_listen=Address("127.0.0.1", 0),
+            topic_prefix="",
+            kafka={},
+            tuning=Tuning(**tuning),
+            log_level="info",
+        )
+        begun.append(Served(settings))
+        until(lambda: made and not made[0].readiness.problems())
+        begun[0].metrics, begun[0].stop = made[0], stops[0]
+        return begun[0]
+
+    begun = []
+    yield begin
+    begun[0].end()
+
+
+def post(port):
+    connection = Connection(port)
+    with connection:
+        connection.send(request())
+        return connection.answer().status
+
+
+def test_deliveries_are_taken_until_a_balancer_has_noticed(served):
+    """For GATEWAY_DRAIN_DELAY it says that it is not ready, and goes on storing."""
+    one = served(drain_delay=300.0)
+    assert post(one.port) == 200
+    one.stop()
+    until(one.metrics.readiness.problems)
+    assert one.metrics.readiness.problems() == {"accepting": "shutting down"}
+    assert post(one.port) == 200
+    assert one.thread.is_alive()
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.1])
+def test_after_the_delay_it_ends(served, delay):
+    """At once without one, as nothing stands before it that could notice."""
+    one = served(drain_delay=delay)
+    assert post(one.port) == 200
+    one.stop()
+    one.thread.join(PATIENCE)
+    assert not one.thread.is_alive()
+    assert one.metrics.readiness.problems() == {"accepting": "shutting down"}
+
+
+def test_a_reload_that_fails_is_told_as_long_as_it_does(served, monkeypatch):
+    """The gauge says what is now; the counter only that it happened."""
+    metrics = served(reload_interval=0.01).metrics
+
+    def failing():
+        return metrics.registry.get_sample_value("verihook_configuration_reload_failing")
+
+    assert failing() == 0
+    problems = ["the file is wrong"]
+
+    def load(_environ):
+        if problems:
+            raise ConfigurationError(problems[0])
+        return load_endpoints({"VERIFF_SECRET": SECRET.decode()})
+
+    monkeypatch.setattr("gateway.endpoints.Endpoints.changed_since", lambda *_: bool(problems))
+    monkeypatch.setattr("gateway.serve.load_endpoints", load)
+    until(lambda: failing() == 1)
+    problems.clear()
+    until(lambda: failing() == 0)
+    name = "verihook_configuration_reloads_total"
+    assert metrics.registry.get_sample_value(name, {"result": "failed"}) == 1
+    assert metrics.registry.get_sample_value(name, {"result": "ok"}) == 1
+
+
 # The unforeseen.
 
 
@@ -1265,7 +1442,8 @@ def test_every_known_outcome_begins_at_zero(gateway):
         assert (endpoint, "stored", "200") in found
         for reason in REASONS:
             assert (endpoint, reason.result, str(reason.status)) in found
-            labels = {"endpoint": endpoint, "reason": reason.label}
+            provider = "veriff" if endpoint == "guarded" else endpoint
+            labels = {"endpoint": endpoint, "provider": provider, "reason": reason.label}
             name = "verihook_webhook_rejections_total"
             assert gateway.metrics.registry.get_sample_value(name, labels) == 0
         for stored in ("true", "false"):

@@ -39,6 +39,7 @@ def test_the_defaults_are_those_of_the_contract():
     assert (tuning.deadline, tuning.body_timeout, tuning.header_timeout) == (5.0, 10.0, 5.0)
     assert tuning.body_limit == 900 * 1024
     assert tuning.single_copy == 0
+    assert tuning.drain_delay == 0
 
 
 def test_every_number_can_be_set():
@@ -47,7 +48,7 @@ def test_every_number_can_be_set():
         "GATEWAY_DEADLINE": "2.5", "GATEWAY_BODY_LIMIT": "2048", "GATEWAY_BODY_TIMEOUT": "3",
         "GATEWAY_HEADER_TIMEOUT": "4", "GATEWAY_RETRY_AFTER": "7", "GATEWAY_MAX_IN_FLIGHT": "8",
         "GATEWAY_MAX_BODY_BYTES": "9", "GATEWAY_LINGER_MS": "1", "GATEWAY_RELOAD_INTERVAL": "0.5",
-        "GATEWAY_DRAIN_TIMEOUT": "6", "GATEWAY_SINGLE_COPY": "1",
+        "GATEWAY_DRAIN_TIMEOUT": "6", "GATEWAY_DRAIN_DELAY": "7", "GATEWAY_SINGLE_COPY": "1",
     }  # fmt: skip
     tuning = load_settings({**KAFKA, **given}).tuning
     for variable, text in given.items():
@@ -82,6 +83,8 @@ def test_every_number_can_be_set():
         ("GATEWAY_SINGLE_COPY", "yes"),
         ("GATEWAY_RELOAD_INTERVAL", "0"),
         ("GATEWAY_DRAIN_TIMEOUT", "never"),
+        ("GATEWAY_DRAIN_DELAY", "-1"),
+        ("GATEWAY_DRAIN_DELAY", "301"),
     ],
 )
 def test_a_number_that_cannot_be_used_is_refused(variable, value):

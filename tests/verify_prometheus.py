@@ -13,12 +13,10 @@ import socket
 import subprocess
 import threading
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
 from typing import get_args
 
 import pytest
+from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 
 from consumers.failures import ErrorKind
@@ -33,6 +31,7 @@ from deploy.local import (
     FIRST_CONSUMER_ADMIN_PORT,
     GATEWAY_ADMIN_PORT,
 )
+from deploy.monitor import Prometheus, scrape_config
 from gateway.delivery import group_id, raw_topic
 from gateway.providers import EVERY, PROVIDERS
 from gateway.rejections import REASONS
@@ -58,11 +57,14 @@ NOT_DRIVEN = {
 """Reasons of rejections that this run does not bring about; test_server.py does."""
 NOT_FAILED = {"bug": "wants a bug of ours"}
 """Kinds of dead letters that this run does not bring about."""
+TWICE = 1.5
+"""Two exporters that were added up say twice of what one says; their rounds differ by less."""
 QUIET = {
     ("gateway", "Trouble with the brokers", "A"): "no request was sent again",
     ("gateway", "Trouble with the brokers", "B"): "every request was answered",
     ("gateway", "Trouble with the brokers", "C"): "no connection broke",
     ("gateway", "Ready, connected, reloaded", "C"): "nothing was reloaded",
+    ("normalizer", "Lag in seconds, from outside", "B"): "every lag is known",
     ("normalizer", "Pulse", "B"): "nothing waits",
     ("normalizer", "Unrest", "A"): "the groups may have formed before the first scrape",
     ("normalizer", "Unrest", "B"): "every commit was taken",
@@ -81,7 +83,6 @@ QUIET = {
 }
 """Queries that show only what is not 0: they must give data once 0 is let through."""
 LATER = {("overview", "Which alerts fire", "A"): "one fires once the exporter is dead"}
-LOCAL = re.compile(r"^( +- )127\.0\.0\.1:(\d+)(.*)$", re.MULTILINE)
 JOBS = ("verihook-canary", "verihook-consumers", "verihook-exporter", "verihook-gateway")
 STRICT = DemoEndpoint(
     name="plexy-strict", provider="plexy", options={"text": "timestamped", "stale": "refuse"}
@@ -110,70 +111,6 @@ def test_promtool_accepts_the_scrape_configuration():
     """The file as it is shipped is valid, with the rules it names."""
     said = promtool("check", "config", str(SCRAPE_CONFIG))
     assert said.count("SUCCESS") == 3
-
-
-def scrape_config(addresses: dict[int, str], further: list[str]) -> str:
-    """The shipped file, with the addresses of a test, a scrape every second, and further targets."""
-    text = LOCAL.sub(
-        lambda line: f"{line[1]}{addresses[int(line[2])]}{line[3]}", SCRAPE_CONFIG.read_text()
-    )
-    for setting in ("scrape_interval", "scrape_timeout"):
-        text, count = re.subn(rf"{setting}: \d+s", f"{setting}: 1s", text)
-        assert count == 1
-    for address in further:
-        text = text.replace(
-            "job_name: verihook-gateway\n    static_configs:\n      - targets:\n",
-            "job_name: verihook-gateway\n    static_configs:\n      - targets:\n"
-            f"          - {address}\n",
-        )
-    return text
-
-
-class Prometheus:
-    """A running Prometheus and its HTTP API."""
-
-    def __init__(self, config: str, folder) -> None:
-        file = folder / "prometheus.yml"
-        file.write_text(config)
-        promtool("check", "config", str(file))
-        address = f"127.0.0.1:{free_port()}"
-        self.url = f"http://{address}"
-        self.log = folder / "prometheus.log"
-        with self.log.open("wb") as out:
-            self.popen = subprocess.Popen(
-                ["prometheus", f"--config.file={file}", f"--storage.tsdb.path={folder / 'tsdb'}",
-                 f"--web.listen-address={address}"], stdout=out, stderr=out,
-            )  # fmt: skip
-
-    def wait_ready(self):
-        """Wait until it answers queries."""
-
-        def ready():
-            assert self.popen.poll() is None, self.log.read_text()
-            return get(f"{self.url}/-/ready")[0] == 200
-
-        until(ready, "Prometheus is ready")
-        return self
-
-    def ask(self, path: str, **arguments):
-        """Ask the API; fail with its words."""
-        url = f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(arguments)}"
-        try:
-            with urllib.request.urlopen(url, timeout=30) as answer:
-                return json.load(answer)["data"]
-        except urllib.error.HTTPError as error:
-            pytest.fail(f"{arguments}: {error.code} {error.read().decode()}")
-
-    def values(self, expr: str) -> list[float]:
-        """What a query gives now, but for what is not a number."""
-        result = self.ask("query", query=expr)["result"]
-        values = [float(series["value"][1]) for series in result]
-        return [value for value in values if value == value]  # noqa: PLR0124 - NaN is not itself
-
-    def close(self) -> None:
-        """Stop it."""
-        self.popen.terminate()
-        self.popen.wait(30)
 
 
 def substituted(text: str, provider: str = ".+", source: str = "ours") -> str:
@@ -344,14 +281,19 @@ def test_every_panel_shows_data_of_the_real_service(topics, tmp_path):
         }
         processes.append(idle)
         foreign = stack.enter_context(other_exporters(deployed.prefix))
-        further = [idle.admin.removeprefix("http://"), foreign]
-        (tmp_path / "rules.yml").write_text(our_rules.text(TEMPO))
-        prometheus = Prometheus(scrape_config(addresses, further), tmp_path)
+        # The exporter a second time, under another job: as if two measured.
+        further = [one.admin.removeprefix("http://") for one in (idle, outside)]
+        further.append(foreign)
+        rules, config = tmp_path / "rules.yml", tmp_path / "prometheus.yml"
+        rules.write_text(our_rules.text(TEMPO))
+        config.write_text(scrape_config(addresses, rules, "1s", further))
+        promtool("check", "config", str(config))
+        prometheus = Prometheus(tmp_path, config.read_text())
         stack.callback(prometheus.close)
         prometheus.wait_ready()
         # A counter's increase shows only from its second scrape on.
         found = "count((count_over_time(up[1m]) > 2) and on (instance) up == 1)"
-        until(lambda: prometheus.values(found) == [len(processes) + 1], "three scrapes of each")
+        until(lambda: prometheus.values(found) == [len(processes) + 2], "three scrapes of each")
         expected = dict.fromkeys(PROVIDERS, 0)
         for sent in fixtures():
             assert deployed.send_fixture(sent).status == 200
@@ -379,6 +321,7 @@ def test_every_panel_shows_data_of_the_real_service(topics, tmp_path):
         look_at_every_panel(prometheus)
         look_at_the_variables(prometheus)
         look_at_one_provider(prometheus)
+        look_at_two_exporters(prometheus)
         look_at_the_other_sources(prometheus)
         assert all(
             target["health"] == "up" and not target["lastError"]
@@ -387,6 +330,7 @@ def test_every_panel_shows_data_of_the_real_service(topics, tmp_path):
         assert consumers["veriff"].stop() == 0
         assert deployed.send_fixture(again).status == 200
         look_at_a_dead_consumer(prometheus)
+        look_at_one_unknown_partition(prometheus, deployed)
         outside.stop()
         look_at_a_dead_exporter(prometheus)
 
@@ -466,11 +410,64 @@ def look_at_one_provider(prometheus: Prometheus) -> None:
     } <= shown
 
 
-def panel_query(board: str, title: str) -> str:
-    """The first query of a panel."""
+def panel_query(board: str, title: str, number: int = 0) -> str:
+    """A query of a panel."""
     return next(
-        panel["targets"][0]["expr"] for panel in BOARDS[board]["panels"] if panel["title"] == title
+        panel["targets"][number]["expr"]
+        for panel in BOARDS[board]["panels"]
+        if panel["title"] == title
     )
+
+
+def look_at_two_exporters(prometheus: Prometheus) -> None:
+    """What two exporters say of the same thing counts once."""
+    both, one = f"({'|'.join(JOBS)})", "verihook-exporter"
+    told = "count by (job) (verihook_log_end_offset)"
+    assert len(prometheus.values(told)) == 2
+    for number in range(2):
+        expr = substituted(panel_query("normalizer", "Consumption against production", number))
+        assert both in expr
+        at = str(time.time() - 2)
+
+        def flow(asked, at=at):
+            result = prometheus.ask("query", query=asked, time=at)["result"]
+            return {one["metric"]["provider"]: float(one["value"][1]) for one in result}
+
+        all_told, once_told = flow(expr), flow(expr.replace(both, one))
+        assert max(once_told.values()) > 0
+        assert set(all_told) == set(once_told) == set(EVERY)
+        for provider, speed in once_told.items():
+            assert all_told[provider] <= TWICE * speed + 0.01, provider
+
+
+def look_at_one_unknown_partition(prometheus: Prometheus, deployed) -> None:
+    """In time but for a partition nobody knows is not in time; a group set back goes backwards."""
+    topic = raw_topic("veriff", deployed.prefix)
+    ends = {
+        int(series["metric"]["partition"]): int(series["value"][1])
+        for series in prometheus.ask(
+            "query", query=f'max by (partition) (verihook_log_end_offset{{topic="{topic}"}})'
+        )["result"]
+    }
+    assert len(ends) > 1
+    admin = AdminClient({"bootstrap.servers": deployed.bootstrap})
+
+    def committed(offsets):
+        partitions = [TopicPartition(topic, number, offset) for number, offset in offsets.items()]
+        group = ConsumerGroupTopicPartitions(group_id("veriff", deployed.prefix), partitions)
+        for answer in admin.alter_consumer_group_offsets([group]).values():
+            answer.result(30)
+
+    first = min(ends)
+    committed(ends | {first: ends[first] + 1000})
+    until(lambda: lateness(prometheus)["veriff"] == "NaN", "veriff is unknown")
+    unknown = substituted(panel_query("normalizer", "Lag in seconds, from outside", 1))
+    assert prometheus.values(unknown) == [1.0]
+    committed(ends)
+    until(lambda: lateness(prometheus)["veriff"] == "0", "veriff is in time")
+    committed(dict.fromkeys(ends, 0))
+    flow = substituted(panel_query("normalizer", "Consumption against production", 1), "veriff")
+    until(lambda: prometheus.values(flow)[0] < 0, "it goes backwards")
 
 
 def look_at_the_other_sources(prometheus: Prometheus) -> None:
