@@ -248,7 +248,12 @@ def _now() -> Iterator[Json]:
         ("green", 1, "red"),
         width=4,
         empty="none is scraped",
-        runbooks=("VerihookExporterMissing", "VerihookCanaryMissing"),
+        runbooks=(
+            "VerihookProcessDown",
+            "VerihookGatewayMissing",
+            "VerihookExporterMissing",
+            "VerihookCanaryMissing",
+        ),
     )
     yield tiles(
         "Canary last seen",
@@ -357,7 +362,7 @@ def _flow() -> Iterator[Json]:
 
 
 def _failures() -> Iterator[Json]:
-    rejections = of_endpoints(rate("verihook_webhook_rejections_total", JOB))
+    rejections = rate("verihook_webhook_rejections_total", PROVIDER)
     yield graph(
         "Rejections by reason",
         "Requests that were not stored. signature_mismatch: a secret was rotated at the provider "
@@ -367,7 +372,11 @@ def _failures() -> Iterator[Json]:
         query(f"sum by (reason) ({rejections}) > 0", "{{reason}}"),
         width=6,
         empty="nothing was refused",
-        runbooks=("VerihookRejectionsRising", "VerihookEndpointStoresNothing"),
+        runbooks=(
+            "VerihookRejectionsRising",
+            "VerihookEndpointStoresNothing",
+            "VerihookEndpointStoresNothingSlowly",
+        ),
     )
     failures = times("verihook_normalize_failures_total", PROVIDER)
     yield graph(
@@ -546,7 +555,12 @@ def _requests() -> Iterator[Json]:
             f"sum by (endpoint, result) ({rate(REQUESTS, PROVIDER)}) > 0", "{{endpoint}} {{result}}"
         ),
         empty="no requests",
-        runbooks=("VerihookEndpointSilent", "VerihookEndpointStoresNothing"),
+        runbooks=(
+            "VerihookEndpointSilent",
+            "VerihookEndpointStoresNothing",
+            "VerihookEndpointStoresNothingSlowly",
+            "VerihookGatewayMissing",
+        ),
     )
     answerable = rate(REQUESTS, PROVIDER + ', result=~"stored|unavailable|error"')
     failed = rate(REQUESTS, PROVIDER + ', result=~"unavailable|error"')
@@ -562,7 +576,7 @@ def _requests() -> Iterator[Json]:
         empty="no requests",
         runbooks=("VerihookAvailabilityBurningFast", "VerihookAvailabilityBurningSlowly"),
     )
-    rejections = of_endpoints(rate("verihook_webhook_rejections_total", JOB))
+    rejections = rate("verihook_webhook_rejections_total", PROVIDER)
     yield graph(
         "Rejections by endpoint and reason",
         "signature_mismatch: a secret was rotated at the provider (add the new one beside the "
@@ -748,16 +762,18 @@ def _gateway_process() -> Iterator[Json]:
     ready = of_gateways(f"verihook_ready{{{JOB}}}")
     up = of_gateways(f"verihook_kafka_brokers_up{{{JOB}}}")
     reloads = times("verihook_configuration_reloads_total", JOB)
+    failing = f"max by (instance) (verihook_configuration_reload_failing{{{JOB}}})"
     yield graph(
         "Ready, connected, reloaded",
         "Each condition of readiness (1 or 0, the worst process), the cluster's brokers that "
         "are connected, and reloads of endpoints and secrets. A condition at 0: `GET "
-        "/readyz?verbose` says since when. reload failed: the old configuration is in force, the "
-        "log says what is wrong.",
+        "/readyz?verbose` says since when. reload failing (while it lasts, by process): the old "
+        "configuration is in force, the log says what is wrong.",
         "short",
         query(f"min by (condition) ({ready})", "{{condition}}"),
         query(f"min({up})", "brokers connected"),
         query(f"sum by (result) ({reloads}) > 0", "reload {{result}}"),
+        query(f"{failing} > 0", "reload failing at {{instance}}"),
         empty="no gateway",
         runbooks=("VerihookReloadFailed",),
     )

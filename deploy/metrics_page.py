@@ -132,6 +132,8 @@ TO_DO: Mapping[str, str] = {
     "verihook_signature_key_retires_timestamp_seconds": "Before that day see that the key is at "
     "rest (`verihook_signature_key_used_total`), then take it away; it goes on verifying.",
     "verihook_configuration_reloads_total": "`failed`: read the log line, mend the file.",
+    "verihook_configuration_reload_failing": "As above. Mend the file before you start that "
+    "process anew: only the process still has the configuration that works.",
     "verihook_records_consumed_total": "`other` rising: webhooks the mapping does not know, which "
     "are dead letters, or (Treezor) events of other products, which are ignored: compare.",
     "verihook_events_normalized_total": "Nothing, while the gateway stores: see the lag. A series "

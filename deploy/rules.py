@@ -250,16 +250,15 @@ def _past(every: Every) -> list[Rule]:
     Where the past is an average, a window counts only once it is whole: the half-empty windows of
     a process's first minutes would make its usual level look like a rise.
     """
-    refused = f'verihook_webhook_rejections_total{{endpoint!="unknown", reason!~"{NOT_REFUSALS}"}}'
+    refused = f'verihook_webhook_rejections_total{{{NOBODYS}, reason!~"{NOT_REFUSALS}"}}'
     unmapped = 'verihook_unmapped_values_total{provider!="canary"}'
     return [
         # By reason, because each reason begins at 0; the first refusals of a result do not show.
         Rule(
             record=_REFUSED,
             expr=(
-                f"sum by (endpoint) (increase({refused}[{every('30m')}]))\n"
-                f"{_with_provider()}\n"
-                "and on (endpoint)\n"
+                f"sum by (endpoint, provider) (increase({refused}[{every('30m')}]))\n"
+                "and on (endpoint, provider)\n"
                 f"{refused} offset {every('30m')}"
             ),
         ),
@@ -281,14 +280,6 @@ def _past(every: Every) -> list[Rule]:
             ),
         ),
     ]
-
-
-def _with_provider() -> str:
-    """Give series of an endpoint its provider, and drop the canary's."""
-    return (
-        "* on (endpoint) group_left (provider)\n"
-        f"group by (endpoint, provider) (verihook_webhook_requests_total{{{NOBODYS}}})"
-    )
 
 
 # -- alerts --
@@ -379,11 +370,11 @@ def _alert(
 
 def _pages(every: Every, seconds: Every) -> list[Rule]:
     """Alert where events are being lost, or are late and nobody would know."""
-    stored = f'verihook_webhook_requests_total{{{NOBODYS}, result="stored"}}'
     groups = 'group=~".*normalize[.].+", group!~".*normalize[.]canary"'
     retention = 'verihook_topic_retention_seconds{topic=~".*raw[.].+"}'
     hour = every("1h")
     lost = f"verihook_records_lost_to_retention_total{{{groups}}}"
+    known = f"last_over_time({lost}[{every('1d')}] offset {hour})"
     return [
         _alert(
             "LagNearRetention",
@@ -402,22 +393,10 @@ def _pages(every: Every, seconds: Every) -> list[Rule]:
         # All reasons begin at 0, results do not: what was not stored is counted by reason.
         _alert(
             "EndpointStoresNothing",
-            "(\n"
-            "  sum by (endpoint) (\n"
-            '    increase(verihook_webhook_rejections_total{endpoint!="unknown"}'
-            f"[{every('15m')}])\n"
-            "  )\n"
-            "  * on (endpoint) group_left (provider)\n"
-            f"  group by (endpoint, provider) ({stored})\n"
-            ")\n"
-            f">= {FEWEST}\n"
-            "and on (endpoint)\n"
-            f"sum by (endpoint) (increase({stored}[{every('15m')}])) == 0\n"
-            "and on (endpoint)\n"
-            f"sum by (endpoint) (increase({stored}[{every('1d')}] offset {every('15m')})) > 0",
+            _stores_nothing(every, "15m"),
             severity="critical",
             wait="1m",
-            summary="An endpoint that stored deliveries yesterday refuses every one of them.",
+            summary="An endpoint that stored deliveries this week refuses every one of them.",
             description="{{ $labels.endpoint }} ({{ $labels.provider }}) stored nothing in "
             f"{every('15m')}, and did not store {{{{ $value | humanize }}}} attempts.",
             board="verihook-gateway",
@@ -462,8 +441,20 @@ def _pages(every: Every, seconds: Every) -> list[Rule]:
             "{{ $value | humanize }}; seconds since the last, or 1 where there is no prober).",
             board="verihook-overview",
         ),
+        # What only the gateway tells is silent without it, and nothing else would say so.
+        _alert(
+            "GatewayMissing",
+            "absent(verihook_produce_queue_limit_records)",
+            severity="critical",
+            wait="5m",
+            summary="No gateway is seen: it is gone, or Prometheus does not reach it.",
+            description="There is no series of any gateway (value: {{ $value }}): nobody knows "
+            "whether deliveries are stored, and the alerts on them are silent.",
+            board="verihook-overview",
+        ),
         # The second case: a consumer that finds the gap at its start counts before anyone looks,
-        # and a counter born with its number has no increase.
+        # and a counter born with its number has no increase. What it was before the hour is looked
+        # for in a day: where Prometheus itself was away, an old loss is no new one.
         _alert(
             "RecordsLost",
             "sum by (provider) (\n"
@@ -471,7 +462,7 @@ def _pages(every: Every, seconds: Every) -> list[Rule]:
             ") > 0\n"
             "or\n"
             "sum by (provider) (\n"
-            f"  {of_group(f'({lost} unless {lost} offset {hour})')}\n"
+            f"  {of_group(f'({lost} unless {lost} == {known})')}\n"
             ") > 0\n"
             "or\n"
             "sum by (provider) (\n"
@@ -499,12 +490,30 @@ def _pages(every: Every, seconds: Every) -> list[Rule]:
     ]
 
 
+def _stores_nothing(every: Every, window: str) -> str:
+    """Find endpoints with many attempts in a window and none of them stored, unlike before.
+
+    A week, so that a page does not end by itself, and a weekend does not hide an endpoint.
+    """
+    attempts = f"verihook_webhook_rejections_total{{{NOBODYS}}}"
+    stored = f'verihook_webhook_requests_total{{{NOBODYS}, result="stored"}}'
+    return (
+        f"sum by (endpoint, provider) (increase({attempts}[{every(window)}])) >= {FEWEST}\n"
+        "and on (endpoint)\n"
+        f"sum by (endpoint) (increase({stored}[{every(window)}])) == 0\n"
+        "and on (endpoint)\n"
+        f"{_stored_this_week(every)}"
+    )
+
+
+def _stored_this_week(every: Every) -> str:
+    return f"max_over_time({_STORED_BY}[{every('1w')}:{every('5m')}]) > 0"
+
+
 def _tickets(every: Every, seconds: Every) -> list[Rule]:
     """Alert where somebody should look within days."""
     retires = "verihook_signature_key_retires_timestamp_seconds"
-    reloads = "verihook_configuration_reloads_total"
     stored = f'verihook_webhook_requests_total{{{NOBODYS}, result="stored"}}'
-    failed, taken = f'{reloads}{{result="failed"}}', f'{reloads}{{result="ok"}}'
     retention = 'verihook_topic_retention_seconds{topic=~".*dlq[.].+"}'
     waiting = 'verihook_dead_letters_waiting_seconds{topic=~".*dlq[.].+"}'
     return [
@@ -527,15 +536,39 @@ def _tickets(every: Every, seconds: Every) -> list[Rule]:
             board="verihook-gateway",
         ),
         _alert(
-            "EndpointSilent",
-            f"({_STORED_BY} offset {every('1w')} >= {FEWEST})\n"
-            "and on (endpoint, provider)\n"
-            f"{_STORED_BY} == 0",
+            "EndpointStoresNothingSlowly",
+            _stores_nothing(every, "6h"),
             severity="warning",
             wait="15m",
-            summary="A provider that sent at this time last week sends nothing.",
+            summary="An endpoint with few deliveries, some of them stored this week, refuses all.",
             description="{{ $labels.endpoint }} ({{ $labels.provider }}) stored nothing in "
-            f"{every('2h')}; a week ago it stored {{{{ $value | humanize }}}} in the same time.",
+            f"{every('6h')}, and did not store {{{{ $value | humanize }}}} attempts.",
+            board="verihook-gateway",
+        ),
+        # The second case: an endpoint that is configured no more has no series, and what is sent
+        # to it is answered 404. Asked only while some gateway is seen.
+        _alert(
+            "EndpointSilent",
+            "(\n"
+            f"  ({_STORED_BY} offset {every('1w')} >= {FEWEST})\n"
+            "  and on (endpoint, provider)\n"
+            f"  {_STORED_BY} == 0\n"
+            ")\n"
+            "or\n"
+            "(\n"
+            f"  {_stored_this_week(every)}\n"
+            "  unless on (endpoint)\n"
+            f"  group by (endpoint) (verihook_webhook_requests_total{{{NOBODYS}}})\n"
+            "  and on ()\n"
+            "  group(verihook_produce_queue_limit_records)\n"
+            ")",
+            severity="warning",
+            wait="15m",
+            summary="An endpoint that stored deliveries last week gets nothing, or is configured "
+            "no more.",
+            description="{{ $labels.endpoint }} ({{ $labels.provider }}) stored nothing in "
+            f"{every('2h')}, or is in no gateway's configuration; before, it stored "
+            f"{{{{ $value | humanize }}}} in {every('2h')}.",
             board="verihook-gateway",
         ),
         _alert(
@@ -602,23 +635,26 @@ def _tickets(every: Every, seconds: Every) -> list[Rule]:
             description="{{ $labels.provider }} has {{ $value }} consumers, more than partitions.",
             board="verihook-normalizer",
         ),
-        # A failure is counted once, however long it lasts: the second case keeps it in sight for
-        # a day, unless some reload of that day was taken.
+        # Asked of the gauge: the counter counts a failure once, however long it lasts.
         _alert(
             "ReloadFailed",
-            f"sum by (job, instance) (increase({failed}[{every('15m')}])) > 0\n"
-            "or\n"
-            "(\n"
-            f"  sum by (job, instance) (increase({failed}[{every('1d')}])) > 0\n"
-            "  unless on (job, instance)\n"
-            f"  sum by (job, instance) (increase({taken}[{every('1d')}])) > 0\n"
-            ")",
+            "max by (job, instance) (verihook_configuration_reload_failing) > 0",
             severity="warning",
             wait="1m",
             summary="A gateway could not take over changed endpoints or secrets.",
-            description="{{ $labels.instance }} failed {{ $value | humanize }} reloads and goes on "
-            "with the configuration from before.",
+            description="{{ $labels.instance }} goes on with the configuration from before and "
+            "tries again and again (value: {{ $value }}).",
             board="verihook-gateway",
+        ),
+        _alert(
+            "ProcessDown",
+            'max by (job, instance) (up{job=~"verihook-.*"}) == 0',
+            severity="warning",
+            wait="15m",
+            summary="A process of ours is not seen by Prometheus.",
+            description="{{ $labels.instance }} ({{ $labels.job }}) does not answer Prometheus "
+            "(value: {{ $value }}): it is gone, it hangs, or its address is wrong.",
+            board="verihook-overview",
         ),
     ]
 

@@ -51,6 +51,18 @@ def test_amtool_accepts_the_example_for_alertmanager():
     assert "inhibit rules" in said
 
 
+def test_nothing_of_one_provider_holds_back_what_concerns_all():
+    """What inhibits a page is of the same provider or endpoint, or concerns all itself."""
+    written = (FOLDER / "alertmanager.yml").read_text().partition("\ninhibit_rules:\n")[2]
+    rules = written.split("  - source_matchers: ")[1:]
+    assert len(rules) == written.count("target_matchers")
+    of_all = ("ExporterMissing", "CanaryMissing", "GatewayMissing")
+    for rule in rules:
+        source, target = rule.split("target_matchers: ")
+        assert not any(name in target for name in of_all), rule
+        assert "equal: [" in rule or any(name in source for name in of_all), rule
+
+
 @pytest.mark.parametrize(
     ("labels", "receiver"),
     [
