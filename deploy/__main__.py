@@ -12,7 +12,8 @@ import typer
 from consumers.settings import load_dedup_days
 from deploy.child import LOCAL, CannotRun, interrupted_by_signals
 from deploy.kafka import DEFAULT_PORT, Kafka
-from deploy.local import EXIT_INTERRUPTED, forget, run_local
+from deploy.local import EXIT_INTERRUPTED, run_local
+from deploy.pipeline import forget
 from deploy.topics import (
     KINDS,
     TOPICS_FILE,

@@ -19,8 +19,8 @@ from rich.console import Console
 
 from deploy.child import LOCAL, ROOT
 from deploy.load import Load
-from deploy.local import PREFIX, Pipeline, alone
 from deploy.monitor import Change, Prometheus, Watch, scrape_config
+from deploy.pipeline import PREFIX, Pipeline, alone
 from deploy.plots import Bar, Points, Rows, draw
 from deploy.rules import text as rules_text
 from deploy.stories import COLUMNS, QUIET, STORIES, Scene, Story

@@ -12,8 +12,8 @@ import msgspec
 
 from deploy.child import ROOT
 from deploy.load import Load
-from deploy.local import PREFIX, Pipeline
 from deploy.monitor import Prometheus, Watch
+from deploy.pipeline import PREFIX, Pipeline
 
 COLUMNS = 150
 _COMMAND_SECONDS = 60.0

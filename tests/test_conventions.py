@@ -11,7 +11,7 @@ import pytest
 
 from consumers.normalizers import BUILT_IN as BUILT_IN_NORMALIZERS
 from consumers.normalizers import EVERY, NORMALIZERS
-from deploy.local import FIRST_CONSUMER_ADMIN_PORT
+from deploy.pipeline import FIRST_CONSUMER_ADMIN_PORT
 from gateway.providers import BUILT_IN, PROVIDERS
 from gateway.send import FIXTURES, fixtures
 from tests.senders import SENDERS

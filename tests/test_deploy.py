@@ -22,6 +22,7 @@ from consumers.normalizers import NORMALIZERS, veriff
 from deploy import environment as environment_module
 from deploy import kafka as kafka_module
 from deploy import local
+from deploy import pipeline as pipelines
 from deploy.child import CannotRun, Child, free_port, port_or_free, telling_line
 from deploy.endpoints import (
     ENDPOINTS,
@@ -1111,7 +1112,7 @@ def test_make_run_can_be_used_and_stops_in_order(copy):
     assert set(running["watch"]) == {"exporter", "canary", "canary-consumer"}
     assert {*running["metrics"], *running["watch"]} <= set(running["pids"])
     for url in running["watch"].values():
-        until(lambda url=url: local._get(url)[0] == 200, f"{url} is served")
+        until(lambda url=url: pipelines._get(url)[0] == 200, f"{url} is served")
     for found in {endpoint_for(one).name: one for one in fixtures()}.values():
         name = endpoint_for(found).name
         secret = running["secrets"][name]
@@ -1166,12 +1167,12 @@ def pipeline(tmp_path, monkeypatch):
     from rich.console import Console
 
     for name, place in {"RUN_FILE": "run.json", "SECRETS": "secrets", "LOGS": "logs"}.items():
-        monkeypatch.setattr(local, name, tmp_path / place)
-    monkeypatch.setattr(local, "PREFIX", "handled.")
+        monkeypatch.setattr(pipelines, name, tmp_path / place)
+    monkeypatch.setattr(pipelines, "PREFIX", "handled.")
 
-    def made(bootstrap: str = "127.0.0.1:1", **settings: str) -> local.Pipeline:
+    def made(bootstrap: str = "127.0.0.1:1", **settings: str) -> pipelines.Pipeline:
         environ = {**os.environ, "KAFKA_BOOTSTRAP_SERVERS": bootstrap}
-        return local.Pipeline(environ, Console(quiet=True), settings=settings)
+        return pipelines.Pipeline(environ, Console(quiet=True), settings=settings)
 
     return made
 
@@ -1191,7 +1192,7 @@ def test_a_program_can_handle_the_pipeline(kafka, pipeline):
         assert "veriff" not in running.running.pids
         running.check()
         running.start_consumer("veriff")
-        assert local._get(running.running.metrics["veriff"])[0] == 200
+        assert pipelines._get(running.running.metrics["veriff"])[0] == 200
         assert running.running.pids["veriff"] != first
 
         url, old = (table["pawapass"] for table in (running.running.urls, running.running.secrets))
@@ -1215,16 +1216,16 @@ def test_a_beat_that_does_not_come_is_named(pipeline, monkeypatch):
     """`make run ARGS=--once` fails saying whose beat it was and where to look."""
     running = pipeline()
     admin = Address("127.0.0.1", free_port())
-    running._programs["canary"] = local._Program("canary", [], {}, admin)
-    monkeypatch.setattr(local, "_BEAT_SECONDS", 0.1)
+    running._programs["canary"] = pipelines._Program("canary", [], {}, admin)
+    monkeypatch.setattr(pipelines, "_BEAT_SECONDS", 0.1)
     with pytest.raises(CannotRun, match="no beat of the canary was seen after"):
         running.await_beat()
 
 
 def test_second_make_run_in_a_checkout_is_refused(tmp_path, monkeypatch):
     """Two runs would overwrite each other's run.json: the second is told of the first."""
-    monkeypatch.setattr(local, "LOCAL", tmp_path / ".local")
-    with local.alone(), pytest.raises(CannotRun, match=str(os.getpid())), local.alone():
+    monkeypatch.setattr(pipelines, "LOCAL", tmp_path / ".local")
+    with pipelines.alone(), pytest.raises(CannotRun, match=str(os.getpid())), pipelines.alone():
         pass
 
 
@@ -1235,7 +1236,7 @@ def test_surrounding_settings_do_not_reach_the_demonstration(monkeypatch):
     given = {"CANARY_URL": "/real", "EXPORTER_ADMIN_LISTEN": "/real"}
     given |= {"GATEWAY_ENDPOINTS": "/real", "EVENT_KEY_FILE": "/real", "SCHEMA_REGISTRY_URL": "x"}
     given |= {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1", "PATH": "/bin"}
-    pipeline = local.Pipeline(given, Console(quiet=True))
+    pipeline = pipelines.Pipeline(given, Console(quiet=True))
     assert pipeline._cluster() == {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1", "PATH": "/bin"}
 
 
@@ -1250,4 +1251,4 @@ def test_private_files_are_private_from_the_first_byte(tmp_path):
 
 def test_every_wait_for_a_page_is_bounded():
     """A process that does not answer yet is status 0, not an exception."""
-    assert local._get(f"http://127.0.0.1:{free_port()}/readyz") == (0, "")
+    assert pipelines._get(f"http://127.0.0.1:{free_port()}/readyz") == (0, "")

@@ -15,7 +15,7 @@ from consumers.normalizers import NORMALIZERS
 from deploy import dashboards, metrics_page
 from deploy.child import free_port
 from deploy.endpoints import ENDPOINTS
-from deploy.local import (
+from deploy.pipeline import (
     CANARY_ADMIN_PORT,
     CANARY_CONSUMER_ADMIN_PORT,
     EXPORTER_ADMIN_PORT,

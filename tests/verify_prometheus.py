@@ -24,14 +24,14 @@ from deploy import dashboards
 from deploy import rules as our_rules
 from deploy.child import free_port
 from deploy.endpoints import DemoEndpoint, make_endpoint, write_endpoints
-from deploy.local import (
+from deploy.monitor import Prometheus, scrape_config
+from deploy.pipeline import (
     CANARY_ADMIN_PORT,
     CANARY_CONSUMER_ADMIN_PORT,
     EXPORTER_ADMIN_PORT,
     FIRST_CONSUMER_ADMIN_PORT,
     GATEWAY_ADMIN_PORT,
 )
-from deploy.monitor import Prometheus, scrape_config
 from gateway.delivery import group_id, raw_topic
 from gateway.providers import EVERY, PROVIDERS
 from gateway.rejections import REASONS
