@@ -101,7 +101,7 @@ def load_endpoints(environ: Mapping[str, str]) -> Endpoints:
         by_name[name] = one.endpoint
         for key in one.keys:
             if key.retires is not None:
-                retires[name, key.id] = key.retires
+                retires[name, key.id] = datetime.fromtimestamp(key.retires, UTC)
     return Endpoints(by_name, tuple(files), retires)
 
 
@@ -348,8 +348,11 @@ def _secrets(entries: Sequence[_SecretEntry], where: str, files: list[Path]) -> 
     return secrets
 
 
-def _retires(value: Any, where: str) -> datetime | None:
-    """Read a TOML date (the beginning of that day) or a datetime; without an offset, in UTC."""
+def _retires(value: Any, where: str) -> float | None:
+    """Read a TOML date (the beginning of that day) or a datetime, as seconds since the epoch.
+
+    Without an offset it is in UTC.
+    """
     if value is None:
         return None
     if isinstance(value, date) and not isinstance(value, datetime):
@@ -357,7 +360,7 @@ def _retires(value: Any, where: str) -> datetime | None:
     try:
         if isinstance(value, datetime):
             aware = value if value.tzinfo is not None else value.replace(tzinfo=UTC)
-            return aware.astimezone(UTC)
+            return aware.astimezone(UTC).timestamp()
     except OverflowError:
         pass  # in the first or last hours of the calendar
     raise ConfigurationError(

@@ -1163,7 +1163,7 @@ def test_without_a_word_dedup_looks_back_a_day_longer_than_the_provider_tries():
 
 def test_a_cluster_that_says_nothing_of_its_logs_is_told(monkeypatch):
     """Half an answer proves nothing."""
-    monkeypatch.setattr(evidence, "answered", lambda *_: {("t", 0): 1})
+    monkeypatch.setattr(evidence, "answered", lambda *_, **__: {("t", 0): 1})
     gathering = evidence._Gathering(None, {}, lambda _text: None)
     with pytest.raises(RangeUnread, match="t does not say where its log begins and ends"):
         gathering._log_offsets("t", [0, 1], None)

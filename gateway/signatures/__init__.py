@@ -5,7 +5,6 @@ with its own reason; a bare True or False would lose it. One file per mechanism,
 """
 
 import abc
-from datetime import datetime
 from typing import Literal
 
 import msgspec
@@ -18,14 +17,14 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
 
     `value` is the text of a shared secret or of a bearer token as UTF-8, or a public key in DER
     (a private one for a sender). `client` is the sender's public name where one secret belongs
-    to one sender (Veriff's X-AUTH-CLIENT). `retires` is when it is to be taken away, which is for
-    people: it goes on verifying.
+    to one sender (Veriff's X-AUTH-CLIENT). `retires` is when it is to be taken away (seconds since
+    the epoch), which is for people: it goes on verifying.
     """
 
     id: str
     value: bytes
     client: str | None = None
-    retires: datetime | None = None
+    retires: float | None = None
 
 
 class Verified(msgspec.Struct, frozen=True, kw_only=True, gc=False):
