@@ -45,6 +45,9 @@ BEFORE_SECONDS = 20.0
 AFTER_SECONDS = 20.0
 CLEAR_SECONDS = 240.0
 DRAIN_SECONDS = 900.0
+_SHORT_SECONDS = 30.0
+"""What took less is told without a plot."""
+_TOGETHER_SECONDS = 20.0
 _LINES_SHOWN = 16
 
 
@@ -52,6 +55,9 @@ class Told(msgspec.Struct, kw_only=True):
     """What was seen of a story; times in seconds since the epoch."""
 
     story: Story | None
+    name: str
+    title: str
+    words: str
     begin: float
     fault: tuple[float, float]
     end: float
@@ -110,10 +116,21 @@ def _tell(scene: Scene, stories: Sequence[Story], console: Console) -> Iterator[
     for story in stories:
         yield _told(scene, story, console)
     console.print("waiting until every alert is gone")
+    begin = time.time()
     cleared = scene.until(lambda: not scene.watch.firing(), DRAIN_SECONDS)
-    now = time.time()
     left = [] if cleared else [f"at the end still fire {', '.join(sorted(scene.watch.firing()))}"]
-    yield Told(story=None, begin=now, fault=(now, now), end=now, commands=[], complaints=left)
+    yield Told(
+        story=None,
+        name="clear",
+        title="All clear",
+        words="The load goes on, nothing is broken, and it is waited until no alert is left: a "
+        "ticket of a slow burn looks back over hours, and ends last.",
+        begin=begin,
+        fault=(begin, begin),
+        end=time.time(),
+        commands=[],
+        complaints=left,
+    )
 
 
 def _quiet(scene: Scene, console: Console) -> Told:
@@ -127,9 +144,16 @@ def _quiet(scene: Scene, console: Console) -> Told:
     scene.until(noticed, QUIET_SECONDS)
     console.print(f"quiet stretch: {', '.join(sorted(seen)) or 'no alert'}")
     complaints = [f"{name} fired in the quiet stretch" for name in sorted(seen)]
-    end = time.time()
     return Told(
-        story=None, begin=begin, fault=(begin, begin), end=end, commands=[], complaints=complaints
+        story=None,
+        name="quiet",
+        title="A quiet stretch",
+        words="Load, and nothing broken.",
+        begin=begin,
+        fault=(begin, begin),
+        end=time.time(),
+        commands=[],
+        complaints=complaints,
     )
 
 
@@ -174,6 +198,9 @@ def _told(scene: Scene, story: Story, console: Console) -> Told:
     complaints += [f"{story.name}: {name} fired too" for name in sorted(others)]
     return Told(
         story=story,
+        name=story.name,
+        title=story.title,
+        words=f"{story.done} {story.felt}",
         begin=begin,
         fault=(broken, mended),
         end=time.time(),
@@ -228,20 +255,17 @@ def _bars(changes: Sequence[Change], begin: float, end: float) -> list[Bar]:
 
 
 def _draw(told: Told, scene: Scene) -> None:
-    story = told.story
-    name = story.name if story else "quiet"
-    title = story.title if story else "A quiet stretch"
-    if told.end - told.begin < 1:
+    if told.end - told.begin < _SHORT_SECONDS:
         return
     graphs = []
-    for graph in story.graphs if story else QUIET:
+    for graph in told.story.graphs if told.story else QUIET:
         series: dict[str, Points] = {}
         for named, query in graph.queries.items():
             for labels, points in scene.prometheus.series(query, told.begin, told.end):
                 series[named.format(**labels).removeprefix(f"{PREFIX}normalize.")] = points
         graphs.append(Rows(graph.title, graph.unit, series, graph.limit))
     bars = _bars(scene.watch.changes, told.begin, told.end)
-    draw(PLOTS / f"{name}.png", title, graphs, bars, told.fault, (told.begin, told.end))
+    draw(PLOTS / f"{told.name}.png", told.title, graphs, bars, told.fault, (told.begin, told.end))
 
 
 def _page(told: Sequence[Told], watch: Watch) -> Iterator[str]:
@@ -261,30 +285,27 @@ def _page(told: Sequence[Told], watch: Watch) -> Iterator[str]:
 
 
 def _section(told: Told, watch: Watch) -> Iterator[str]:
-    story = told.story
-    if told.end - told.begin < 1:
-        return
     yield ""
-    yield f"## {story.title if story else 'A quiet stretch'}"
+    yield f"## {told.title}"
     yield ""
-    if story is None:
-        yield f"{told.end - told.begin:.0f} seconds of load and nothing broken."
-    else:
-        yield f"{story.done} {story.felt}"
-    yield ""
-    yield f"![plot](observe/{story.name if story else 'quiet'}.png)"
+    yield told.words
+    if told.end - told.begin >= _SHORT_SECONDS:
+        yield ""
+        yield f"![plot](observe/{told.name}.png)"
     yield ""
     changes = [one for one in watch.changes if told.begin <= one.at <= told.end]
     if changes:
         yield "| after | alert | about | state |"
         yield "| --- | --- | --- | --- |"
+        for first, alert, state, subjects in sorted(_together(changes)):
+            runs = f"[{alert}](runbooks/{alert}.md)"
+            yield f"| {first - told.fault[0]:.0f} s | {runs} | {'; '.join(subjects)} | {state} |"
     else:
-        yield "No alert, not even a pending one."
-    for one in changes:
-        runs = f"[{one.alert.name}](runbooks/{one.alert.name}.md)"
-        state = {"gone": "over"}.get(one.state, one.state)
-        after = one.at - told.fault[0]
-        yield f"| {after:.0f} s | {runs} | {one.alert.subject} | {state} |"
+        yield f"In {told.end - told.begin:.0f} s no alert, not even a pending one."
+    story = told.story
+    if story is None and changes:
+        yield ""
+        yield f"After {told.end - told.begin:.0f} s no alert was left."
     if story is not None:
         yield ""
         yield (
@@ -300,6 +321,21 @@ def _section(told: Told, watch: Watch) -> Iterator[str]:
     for text in told.complaints:
         yield ""
         yield f"**Not as it should be: {text}.**"
+
+
+def _together(changes: Sequence[Change]) -> Iterator[tuple[float, str, str, list[str]]]:
+    """Give changes of one alert to one state as one, with when the first was and all subjects."""
+    found: dict[tuple[str, str], tuple[float, list[str]]] = {}
+    for one in changes:
+        key = (one.alert.name, {"gone": "over"}.get(one.state, one.state))
+        if key in found and one.at - found[key][0] > _TOGETHER_SECONDS:
+            first, subjects = found.pop(key)
+            yield first, *key, subjects
+        _, subjects = found.setdefault(key, (one.at, []))
+        if one.alert.subject and one.alert.subject not in subjects:
+            subjects.append(one.alert.subject)
+    for key, (first, subjects) in found.items():
+        yield first, *key, subjects
 
 
 def shortened(text: str) -> Iterator[str]:

@@ -512,6 +512,7 @@ def _stored_this_week(every: Every) -> str:
 
 def _tickets(every: Every, seconds: Every) -> list[Rule]:
     """Alert where somebody should look within days."""
+    refused = f'verihook_webhook_rejections_total{{{NOBODYS}, reason!~"{NOT_REFUSALS}"}}'
     retires = "verihook_signature_key_retires_timestamp_seconds"
     stored = f'verihook_webhook_requests_total{{{NOBODYS}, result="stored"}}'
     retention = 'verihook_topic_retention_seconds{topic=~".*dlq[.].+"}'
@@ -524,6 +525,9 @@ def _tickets(every: Every, seconds: Every) -> list[Rule]:
             f"{_REFUSED} >= {FEWEST}\n"
             "and on (endpoint, provider)\n"
             f"{_REFUSED} > 5 * avg_over_time({_REFUSED}[{every('1d')}])\n"
+            # Still refused: a rotation that is mended stands in the half hour behind it.
+            "and on (endpoint, provider)\n"
+            f"sum by (endpoint, provider) (increase({refused}[{every('5m')}])) > 0\n"
             "and on (endpoint)\n"
             f"sum by (endpoint) (increase({stored}[{every('10m')}])) > 0",
             severity="warning",

@@ -218,7 +218,7 @@ STORIES = (
         felt="Veriff's deliveries are taken and stored, and become no events: whoever waits for "
         "a verdict of Veriff waits.",
         alert="VerihookFreshnessBurningFast",
-        also=frozenset({"VerihookFreshnessBurningSlowly"}),
+        also=frozenset({"VerihookFreshnessBurningSlowly", "VerihookProcessDown"}),
         fault=no_consumer,
         seconds=120.0,
         patience=240.0,
