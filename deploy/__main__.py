@@ -13,6 +13,7 @@ from consumers.settings import load_dedup_days
 from deploy.child import LOCAL, CannotRun, interrupted_by_signals
 from deploy.kafka import DEFAULT_PORT, Kafka
 from deploy.local import EXIT_INTERRUPTED, run_local
+from deploy.observe import observe as observed
 from deploy.pipeline import forget
 from deploy.topics import (
     KINDS,
@@ -105,8 +106,6 @@ def observe(
     Half an hour; needs Prometheus, and what `make observe` installs. Writes docs/operations.md.
     Exits 1 where an alert did not fire, did not clear, or fired without a reason.
     """
-    from deploy.observe import observe as observed  # noqa: PLC0415 - its plots are an extra
-
     with interrupted_by_signals(at_once=forget):
         raise typer.Exit(observed(os.environ, stories or []))
 

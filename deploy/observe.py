@@ -9,6 +9,7 @@ The rules are the shipped ones with every time in them divided by TEMPO: nobody 
 """
 
 import contextlib
+import importlib.util
 import os
 import re
 import time
@@ -17,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 from rich.console import Console
 
-from deploy.child import LOCAL, ROOT
+from deploy.child import LOCAL, ROOT, CannotRun
 from deploy.load import Load
 from deploy.monitor import Change, Prometheus, Watch, scrape_config
 from deploy.pipeline import PREFIX, Pipeline, alone
@@ -77,6 +78,10 @@ def observe(environ: Mapping[str, str], only: Sequence[str] = ()) -> int:
         if name not in {story.name for story in STORIES}:
             known = ", ".join(story.name for story in STORIES)
             raise ConfigurationError(f"there is no story {name}; there are {known}")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise CannotRun(
+            "the plots need matplotlib: start this by `make observe`, which installs it"
+        )
     stories = [story for story in STORIES if not only or story.name in only]
     with alone(), Pipeline(environ, console, settings=settings) as pipeline:
         pipeline.start()

@@ -3,9 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib as mpl
 import msgspec
-from matplotlib.figure import Figure
 
 Points = Sequence[tuple[float, float]]
 """Times (seconds since the epoch) and values."""
@@ -45,6 +43,9 @@ def draw(
 
     Times are seconds since the epoch, shown as minutes since `shown` begins.
     """
+    import matplotlib as mpl  # noqa: PLC0415 - an extra, for this alone
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
     mpl.use("Agg")
     begin, end = shown
     names = sorted({bar.name for bar in bars})
