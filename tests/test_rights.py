@@ -12,6 +12,7 @@ import sys
 import pytest
 from confluent_kafka.admin import (
     AclBinding,
+    AclBindingFilter,
     AclOperation,
     AclPermissionType,
     AdminClient,
@@ -126,6 +127,17 @@ def grant(kafka, prefix: str, rights: dict[str, set[Right]]) -> None:
     ]  # fmt: skip
     for answer in admin.create_acls(bindings).values():
         answer.result(30)
+    # The controller has them; the broker hears of them a little later.
+    whatever = AclBindingFilter(
+        ResourceType.ANY, None, ResourcePatternType.ANY, None, None, AclOperation.ANY,
+        AclPermissionType.ANY,
+    )  # fmt: skip
+
+    def known():
+        told = admin.describe_acls(whatever).result(30)
+        return len({str(one) for one in told if one.name.startswith(prefix)}) >= len(bindings)
+
+    until(known, "the broker knows every right")
 
 
 class Guarded:
