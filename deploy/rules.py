@@ -239,6 +239,9 @@ def _counts(window: str, every: Every) -> list[tuple[str, str]]:
     ]
 
 
+REFUSALS = f'verihook_webhook_rejections_total{{{NOBODYS}, reason!~"{NOT_REFUSALS}"}}'
+STORED = f'verihook_webhook_requests_total{{{NOBODYS}, result="stored"}}'
+
 _REFUSED = "endpoint:verihook_refused_requests:increase30m"
 _STORED_BY = "endpoint:verihook_stored_requests:increase2h"
 _UNMAPPED = "provider_field:verihook_unmapped_values:increase1h"
@@ -250,16 +253,15 @@ def _past(every: Every) -> list[Rule]:
     Where the past is an average, a window counts only once it is whole: the half-empty windows of
     a process's first minutes would make its usual level look like a rise.
     """
-    refused = f'verihook_webhook_rejections_total{{{NOBODYS}, reason!~"{NOT_REFUSALS}"}}'
     unmapped = 'verihook_unmapped_values_total{provider!="canary"}'
     return [
         # By reason, because each reason begins at 0; the first refusals of a result do not show.
         Rule(
             record=_REFUSED,
             expr=(
-                f"sum by (endpoint, provider) (increase({refused}[{every('30m')}]))\n"
+                f"sum by (endpoint, provider) (increase({REFUSALS}[{every('30m')}]))\n"
                 "and on (endpoint, provider)\n"
-                f"{refused} offset {every('30m')}"
+                f"{REFUSALS} offset {every('30m')}"
             ),
         ),
         Rule(
@@ -496,11 +498,10 @@ def _stores_nothing(every: Every, window: str) -> str:
     A week, so that a page does not end by itself, and a weekend does not hide an endpoint.
     """
     attempts = f"verihook_webhook_rejections_total{{{NOBODYS}}}"
-    stored = f'verihook_webhook_requests_total{{{NOBODYS}, result="stored"}}'
     return (
         f"sum by (endpoint, provider) (increase({attempts}[{every(window)}])) >= {FEWEST}\n"
         "and on (endpoint)\n"
-        f"sum by (endpoint) (increase({stored}[{every(window)}])) == 0\n"
+        f"sum by (endpoint) (increase({STORED}[{every(window)}])) == 0\n"
         "and on (endpoint)\n"
         f"{_stored_this_week(every)}"
     )
@@ -512,9 +513,7 @@ def _stored_this_week(every: Every) -> str:
 
 def _tickets(every: Every, seconds: Every) -> list[Rule]:
     """Alert where somebody should look within days."""
-    refused = f'verihook_webhook_rejections_total{{{NOBODYS}, reason!~"{NOT_REFUSALS}"}}'
     retires = "verihook_signature_key_retires_timestamp_seconds"
-    stored = f'verihook_webhook_requests_total{{{NOBODYS}, result="stored"}}'
     retention = 'verihook_topic_retention_seconds{topic=~".*dlq[.].+"}'
     waiting = 'verihook_dead_letters_waiting_seconds{topic=~".*dlq[.].+"}'
     return [
@@ -527,9 +526,9 @@ def _tickets(every: Every, seconds: Every) -> list[Rule]:
             f"{_REFUSED} > 5 * avg_over_time({_REFUSED}[{every('1d')}])\n"
             # Still refused: a rotation that is mended stands in the half hour behind it.
             "and on (endpoint, provider)\n"
-            f"sum by (endpoint, provider) (increase({refused}[{every('5m')}])) > 0\n"
+            f"sum by (endpoint, provider) (increase({REFUSALS}[{every('5m')}])) > 0\n"
             "and on (endpoint)\n"
-            f"sum by (endpoint) (increase({stored}[{every('10m')}])) > 0",
+            f"sum by (endpoint) (increase({STORED}[{every('10m')}])) > 0",
             severity="warning",
             wait="15m",
             keep="10m",
